@@ -1,0 +1,201 @@
+"""Settings: frozen, serialisable, and the same names everywhere.
+
+A field is at once a keyword of the Python API, a key of the TOML file, and (with dashes) a flag of
+the command line; its help text lives here. Its stage says which rows depend on it: a run directory
+refuses to be resumed when a setting of a finished stage has changed. Settings of no stage
+(``stage=None``) say where to look or how fast to go, and never change a row.
+
+This module is imported by ``gradcurate --help``: it needs nothing but the standard library until
+`load_settings` validates.
+"""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, MultipleOf
+
+from gradcurate.errors import SettingsError
+
+Stage = Literal["problems", "rollouts", "sketches"]
+
+
+def _setting(help: str, *, stage: Stage | None, default: Any = dataclasses.MISSING) -> Any:  # noqa: A002
+    return dataclasses.field(default=default, metadata={"help": help, "stage": stage})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that a run depends on."""
+
+    pool: str = _setting("Problems to rank: JSONL, Parquet, CSV, or a Hugging Face dataset id.", stage=None)
+    validation: str = _setting("Trusted problems whose gradient is the aim; any format of --pool.", stage=None)
+    model: str = _setting(
+        "The policy: a Hugging Face id, a checkpoint or PEFT adapter folder, a .gguf file, or smollm2-135m.",
+        stage=None,
+    )
+    run: str = _setting("The run directory: made if absent, resumed if it exists.", stage=None)
+
+    id_column: str | None = _setting("Column that identifies a problem.", stage="problems", default=None)
+    prompt_column: str | None = _setting("Column of the prompt.", stage="problems", default=None)
+    answer_column: str | None = _setting(
+        "Column of the answer; may be dotted, as in reward_model.ground_truth.",
+        stage="problems",
+        default=None,
+    )
+    source_column: str | None = _setting("Column naming a problem's source.", stage="problems", default=None)
+    system_prompt: str | None = _setting(
+        "System message for problems that have none.", stage="problems", default=None
+    )
+    on_bad_row: Literal["stop", "skip"] = _setting(
+        "What an unusable row does: stop, or be set aside in bad_rows.jsonl.",
+        stage="problems",
+        default="stop",
+    )
+
+    rollouts: Annotated[int, Ge(2)] = _setting("Rollouts per problem (G).", stage="rollouts", default=8)
+    max_tokens: Annotated[int, Ge(1)] = _setting("Longest response.", stage="rollouts", default=512)
+    temperature: Annotated[float, Gt(0)] = _setting(
+        "Sampling temperature; gradients are taken at the same one.", stage="rollouts", default=1.0
+    )
+    top_p: Annotated[float, Gt(0), Le(1)] = _setting("Nucleus sampling.", stage="rollouts", default=1.0)
+    seed: Annotated[int, Ge(0)] = _setting("Seed of the sampled tokens.", stage="rollouts", default=0)
+    prompt_format: Literal["auto", "chat", "text"] = _setting(
+        "Render prompts with the chat template, as plain text, or as the file and tokenizer allow.",
+        stage="rollouts",
+        default="auto",
+    )
+    batch_sequences: Annotated[int, Ge(1)] = _setting(
+        "Rollouts sampled at once.", stage="rollouts", default=128
+    )
+    dtype: Literal["float32", "bfloat16"] = _setting(
+        "Arithmetic of the policy.", stage="rollouts", default="float32"
+    )
+    reward: str = _setting(
+        "math, exact, numeric, choice, reasoning_gym, or path/to/file.py:function.",
+        stage="rollouts",
+        default="math",
+    )
+    reward_timeout_seconds: Annotated[float, Gt(0)] = _setting(
+        "Time limit of one reward call.", stage=None, default=10.0
+    )
+    reward_workers: Annotated[int, Ge(1)] = _setting(
+        "Processes that compute rewards.", stage=None, default=min(4, os.cpu_count() or 1)
+    )
+
+    sketch_dim: Annotated[int, Ge(64), MultipleOf(2)] = _setting(
+        "Numbers stored per rollout (K).", stage="sketches", default=4096
+    )
+    sketch_seed: Annotated[int, Ge(0)] = _setting("Seed of the projection.", stage="sketches", default=0)
+    kernel: Literal["fft", "outer"] = _setting(
+        "How sketches are computed; both give the same.", stage="sketches", default="fft"
+    )
+    batch_tokens: Annotated[int, Ge(1)] = _setting(
+        "Padded tokens in one gradient pass.", stage="sketches", default=4096
+    )
+    advantage: Literal["grpo", "dr_grpo", "rloo"] = _setting(
+        "Advantage, named after what the trainer computes.", stage="sketches", default="grpo"
+    )
+    token_weight: Literal["response-mean", "token-sum"] = _setting(
+        "What one token of a response counts.", stage="sketches", default="response-mean"
+    )
+    device: str = _setting("auto, cpu, cuda, cuda:1, ...", stage=None, default="auto")
+
+    def of_stage(self, stage: Stage) -> dict[str, Any]:
+        """Return the settings that a stage's rows depend on."""
+        return {f.name: getattr(self, f.name) for f in setting_fields() if f.metadata["stage"] == stage}
+
+
+def setting_fields() -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields of `Settings`, in the order of the help page."""
+    return dataclasses.fields(Settings)
+
+
+def flag(name: str) -> str:
+    """Return the command-line spelling of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def load_settings(given: Mapping[str, Any], config: str | Path | None = None) -> Settings:
+    """Merge a TOML file with what was given directly, which wins, and validate.
+
+    Relative ``pool``, ``validation``, ``model`` and ``run`` paths are relative to the working
+    directory, wherever the file lies.
+
+    Raises:
+        SettingsError: A key is unknown, missing, or out of range.
+    """
+    from pydantic import TypeAdapter, ValidationError  # 0.2 s that --help need not pay
+
+    merged = {**(_read_toml(Path(config)) if config else {}), **given}
+    _require_known(merged)
+    _require_complete(merged)
+    try:
+        return TypeAdapter(Settings).validate_python(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingsError(
+            f"{flag(name)} must be {_expectation(name, str(first['msg']))}",
+            f"{first['input']!r} was given",
+            f"Change {flag(name)}, or {name} in the TOML file.",
+        ) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(
+            "--config must name a readable TOML file", f"{path}: {error.strerror}", "Check the path."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(
+            "--config must name a valid TOML file", f"{path}: {error}", "Correct that line."
+        ) from error
+
+
+def _require_known(given: Mapping[str, Any]) -> None:
+    known = [f.name for f in setting_fields()]
+    for name in given:
+        if name not in known:
+            guesses = difflib.get_close_matches(name, known, n=1)
+            raise SettingsError(
+                "Settings must be known ones",
+                f"{name!r} is not",
+                f"Did you mean {guesses[0]!r}?" if guesses else f"Choose from: {', '.join(known)}.",
+            )
+
+
+def _require_complete(given: Mapping[str, Any]) -> None:
+    missing = [f.name for f in setting_fields() if f.default is dataclasses.MISSING and f.name not in given]
+    if missing:
+        raise SettingsError(
+            f"{', '.join(flag(name) for name in missing)} must be given",
+            "neither the command nor the TOML file does",
+            f"Add {flag(missing[0])} VALUE.",
+        )
+
+
+def _expectation(name: str, message: str) -> str:
+    """Return what a field accepts: its choices, or pydantic's words for its bounds and type."""
+    declared = typing.get_type_hints(Settings)[name]
+    if typing.get_origin(declared) is Literal:
+        return "one of " + ", ".join(typing.get_args(declared))
+    return message.removeprefix("Input should be ").removeprefix("a valid ")
+
+
+def base_type(name: str) -> Any:
+    """Return a field's type without its bounds, and without None where it is optional."""
+    declared = typing.get_type_hints(Settings)[name]
+    if typing.get_origin(declared) is types.UnionType:
+        return next(part for part in typing.get_args(declared) if part is not type(None))
+    return declared

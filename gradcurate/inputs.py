@@ -1,0 +1,160 @@
+"""What a run starts from, read and checked before anything is written or any weight is loaded.
+
+`read_inputs` raises for every mistake that can be seen without running the model: files, rows,
+columns, ids, checkpoint, tokenizer, template, context length.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gradcurate.config import Settings
+from gradcurate.errors import ProblemsError
+from gradcurate.policies.checkpoints import Checkpoint, find_checkpoint
+from gradcurate.policies.digests import file_digest
+from gradcurate.policies.policy import context_tokens, load_tokenizer
+from gradcurate.policies.prompts import render_prompt, resolve_prompt_format
+from gradcurate.problems import (
+    BadRow,
+    ColumnChoice,
+    Problem,
+    ProblemSet,
+    Split,
+    check_disjoint,
+    problems_to_table,
+    read_problems,
+)
+from gradcurate.rollouts.rollout import PromptedProblem
+from gradcurate.store.tables import Fingerprint
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Problems as the policy will be asked them, and what every later row depends on.
+
+    Attributes:
+        problems: Pool and validation.
+        prompted: Their prompts as token ids, in the same order.
+        bad_rows: What was set aside.
+        checkpoint: The policy's files.
+        tokenizer: The policy's tokenizer.
+        prompt_format: How prompts were rendered.
+        fingerprints: Of the stages ``problems``, ``rollouts`` and ``sketches``.
+    """
+
+    problems: tuple[Problem, ...]
+    prompted: tuple[PromptedProblem, ...]
+    bad_rows: tuple[BadRow, ...]
+    checkpoint: Checkpoint
+    tokenizer: Any
+    prompt_format: Literal["chat", "text"]
+    fingerprints: Mapping[str, Fingerprint]
+
+    def prompted_of(self, split: Split) -> list[PromptedProblem]:
+        """Return one split's prompts."""
+        return [problem for problem in self.prompted if problem.split == split]
+
+
+def read_inputs(settings: Settings) -> Inputs:
+    """Read problems and tokenizer, and check all that can be checked.
+
+    Raises:
+        InputError: Something the user gave cannot be used.
+    """
+    validation, pool = _read_splits(settings)
+    checkpoint = find_checkpoint(settings.model)
+    tokenizer = load_tokenizer(checkpoint)
+    both = (*validation.problems, *pool.problems)
+    prompt_format = resolve_prompt_format(settings.prompt_format, tokenizer, both)
+    prompts = {(p.split, p.problem_id): render_prompt(tokenizer, p, prompt_format) for p in both}
+    limit = context_tokens(checkpoint)
+    fitting = [_drop_too_long(part, prompts, limit, settings) for part in (validation, pool)]
+    problems = tuple(problem for part in fitting for problem in part.problems)
+    return Inputs(
+        problems=problems,
+        prompted=tuple(
+            PromptedProblem(p.problem_id, p.split, tuple(prompts[p.split, p.problem_id])) for p in problems
+        ),
+        bad_rows=tuple(row for part in fitting for row in part.bad_rows),
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        prompt_format=prompt_format,
+        fingerprints=_fingerprints(settings, problems, checkpoint.fingerprint(), prompt_format),
+    )
+
+
+def digest(value: Any) -> str:
+    """Return a hash of a JSON-serialisable value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_splits(settings: Settings) -> tuple[ProblemSet, ProblemSet]:
+    columns = ColumnChoice(
+        id=settings.id_column,
+        prompt=settings.prompt_column,
+        answer=settings.answer_column,
+        source=settings.source_column,
+    )
+    validation, pool = (
+        read_problems(
+            path,
+            split,
+            columns,
+            system_prompt=settings.system_prompt,
+            on_bad_row=settings.on_bad_row,
+        )
+        for path, split in ((settings.validation, "validation"), (settings.pool, "pool"))
+    )
+    return validation, check_disjoint(pool, validation, settings.on_bad_row)
+
+
+def _drop_too_long(
+    part: ProblemSet, prompts: Mapping[tuple[Split, str], list[int]], limit: int | None, settings: Settings
+) -> ProblemSet:
+    """Refuse, or with ``--on-bad-row skip`` set aside, prompts that leave no room for a response."""
+    kept, dropped = [], []
+    for line, problem in zip(part.lines, part.problems, strict=True):
+        tokens = len(prompts[problem.split, problem.problem_id])
+        if limit is None or tokens + settings.max_tokens <= limit:
+            kept.append((line, problem))
+            continue
+        reason = f"its prompt has {tokens} tokens, and with --max-tokens {settings.max_tokens} that is too long"
+        if settings.on_bad_row == "stop":
+            raise ProblemsError(
+                f"{part.file}:{line}: prompt and response must fit the policy's context of {limit} tokens",
+                reason,
+                "Lower --max-tokens, shorten the prompt, or use --on-bad-row skip.",
+            )
+        dropped.append(BadRow(part.file, line, reason, problem.row))
+    if not kept:
+        raise ProblemsError(
+            f"{part.file}: at least one prompt must fit the policy's context of {limit} tokens",
+            f"none does with --max-tokens {settings.max_tokens}",
+            "Lower --max-tokens.",
+        )
+    lines, problems = zip(*kept, strict=True)
+    return replace(part, problems=problems, lines=lines, bad_rows=(*part.bad_rows, *dropped))
+
+
+def _fingerprints(
+    settings: Settings, problems: Iterable[Problem], policy: str, prompt_format: str
+) -> dict[str, Fingerprint]:
+    rows = problems_to_table(sorted(problems, key=lambda p: (p.split, p.problem_id))).to_pylist()
+    of_problems = {"problems": digest(rows)}
+    of_rollouts = {
+        **of_problems,
+        "policy": policy,
+        **settings.of_stage("rollouts"),
+        "prompt_format": prompt_format,
+        "reward_file": _reward_file_digest(settings.reward),
+    }
+    of_sketches = {"policy": policy, "rollouts": digest(of_rollouts), **settings.of_stage("sketches")}
+    return {"problems": of_problems, "rollouts": of_rollouts, "sketches": of_sketches}
+
+
+def _reward_file_digest(reward: str) -> str | None:
+    path = Path(reward.rpartition(":")[0])
+    return file_digest(path) if path.is_file() else None

@@ -1,0 +1,147 @@
+"""Rewards for many completions, from worker processes that may hang, crash or be killed.
+
+Every worker has at most one request in flight, with a deadline of its own. A worker that misses it is
+killed, one that dies is buried, and both are replaced; the rollout fails with the reason, and no other
+one is touched. Loading the reward does not count as reward time.
+
+On Linux workers end with the thread that started them: keep a pool in a thread that outlives it.
+"""
+
+import selectors
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self, final
+
+from gradcurate.errors import RewardError
+from gradcurate.rewards.process import START_LIMIT_SECONDS, WorkerProcess
+from gradcurate.rewards.request import RewardOutcome, RewardRequest, failed
+
+
+@final
+class RewardPool:
+    """Worker processes that all serve one reward; a context manager that leaves none behind.
+
+    Args:
+        spec: The reward, as `load_reward` understands it.
+        workers: How many processes.
+        timeout_seconds: How long one reward may take.
+
+    Raises:
+        RewardError: If the reward cannot be loaded.
+    """
+
+    def __init__(self, spec: str, workers: int, timeout_seconds: float) -> None:
+        self._spec, self._timeout_seconds = spec, timeout_seconds
+        self._selector = selectors.DefaultSelector()
+        self._workers: list[WorkerProcess] = []
+        try:
+            for _ in range(workers):
+                self._start()
+            while not all(worker.ready for worker in self._workers):
+                self._collect()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def score(self, requests: Sequence[RewardRequest]) -> list[RewardOutcome]:
+        """Return one outcome for each request, in the order of the requests.
+
+        The pool is closed if this raises, so that no late answer can be taken for another's.
+
+        Raises:
+            RewardError: If a replaced worker cannot load the reward any more.
+            ValueError: If the pool is closed.
+        """
+        if not self._workers:
+            raise ValueError("a closed RewardPool scores nothing; open another")
+        waiting = deque(range(len(requests)))
+        outcomes: dict[int, RewardOutcome] = {}
+        try:
+            while len(outcomes) < len(requests):
+                self._hand_out(requests, waiting)
+                outcomes.update(self._collect())
+        except BaseException:
+            self.close()
+            raise
+        return [outcomes[position] for position in range(len(requests))]
+
+    def close(self) -> None:
+        """Kill all workers; harmless when done twice."""
+        while self._workers:
+            self._stop(self._workers[0])
+        self._selector.close()
+
+    def _start(self) -> None:
+        worker = WorkerProcess(self._spec)
+        self._workers.append(worker)
+        self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+
+    def _stop(self, worker: WorkerProcess) -> None:
+        self._workers.remove(worker)
+        for pipe in (worker.answers, worker.requests):
+            if pipe in self._selector.get_map():
+                self._selector.unregister(pipe)
+        worker.kill()
+
+    def _hand_out(self, requests: Sequence[RewardRequest], waiting: deque[int]) -> None:
+        for worker in [worker for worker in self._workers if worker.ready and worker.position is None]:
+            if not worker.is_alive():  # it died idle: nobody's rollout
+                self._stop(worker)
+                self._start()
+            elif waiting:
+                position = waiting.popleft()
+                worker.assign(position, asdict(requests[position]), self._timeout_seconds)
+                self._selector.register(worker.requests, selectors.EVENT_WRITE, worker)
+
+    def _collect(self) -> dict[int, RewardOutcome]:
+        """Wait for the next thing to happen, and return the outcomes that it brought."""
+        first_deadline = min(worker.deadline for worker in self._workers)
+        outcomes: dict[int, RewardOutcome] = {}
+        for key, _ in self._selector.select(max(0.0, first_deadline - time.monotonic())):
+            worker: WorkerProcess = key.data
+            if key.fd == worker.answers:
+                outcomes |= self._receive(worker)
+            elif worker in self._workers and worker.send():
+                self._selector.unregister(worker.requests)
+        now = time.monotonic()
+        for worker in [worker for worker in self._workers if worker.deadline <= now]:
+            limit = self._timeout_seconds if worker.ready else START_LIMIT_SECONDS
+            outcomes |= self._lose(worker, f"timed out after {limit:g} s")
+        return outcomes
+
+    def _receive(self, worker: WorkerProcess) -> dict[int, RewardOutcome]:
+        try:
+            message = worker.receive()
+        except EOFError:
+            return self._lose(worker, f"the worker process died (exit code {worker.exit_code()})")
+        if message is None:
+            return {}
+        if "error" in message:
+            raise RewardError(**message["error"])
+        position = worker.position
+        worker.rest()
+        return {} if position is None else {position: RewardOutcome(**message)}
+
+    def _lose(self, worker: WorkerProcess, reason: str) -> dict[int, RewardOutcome]:
+        """Replace a worker that is dead or late; its request, if it had one, fails for ``reason``."""
+        tail = worker.stderr_tail().strip()
+        self._stop(worker)
+        if not worker.ready:
+            raise RewardError(
+                f"the reward {self._spec!r} must load in a worker process",
+                f"{reason}; its stderr ends with: {tail or '(nothing)'}",
+                f"Run `python -m gradcurate.rewards.worker {self._spec}` to see it fail.",
+            )
+        self._start()
+        return {} if worker.position is None else {worker.position: failed(reason)}

@@ -1,0 +1,110 @@
+"""The user's own reward: ``path/to/file.py:function``, loaded from the file as it is.
+
+The function is called by keyword, exactly as verl calls ``compute_score``, plain or ``async``. The
+file's own folder is put first on ``sys.path``, as Python does for a script, so that it can import its
+neighbours. Loading runs the file's code: call it in a worker process.
+"""
+
+import asyncio
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gradcurate.errors import RewardError
+from gradcurate.rewards.suggestion import did_you_mean
+
+SUPPORTED = "(data_source, solution_str, ground_truth, extra_info)"
+
+
+def load_user_reward(spec: str) -> Callable[..., Any]:
+    """Return the function that ``spec`` names, checked to take verl's four keywords.
+
+    Raises:
+        RewardError: If the file or function is missing, the file fails, or the signature does not fit.
+    """
+    file, _, name = spec.rpartition(":")
+    if not file or not name:
+        raise RewardError(
+            "a reward of your own is written path/to/file.py:function",
+            f"got {spec!r}",
+            f"Write {spec.strip(':')}:compute_score, with the name of your function.",
+        )
+    path = Path(file).expanduser().absolute()
+    if not path.is_file():
+        raise RewardError(
+            f"the reward {spec!r} must name a Python file",
+            f"there is no file {path}",
+            "Check the path; a relative one starts at the working directory.",
+        )
+    function = _find_function(_import_file(path), name, path)
+    _check_signature(function, spec)
+    return _run_to_its_end(function) if inspect.iscoroutinefunction(function) else function
+
+
+def _import_file(path: Path) -> ModuleType:
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    # The name is unique so that the user's "json.py" or "math.py" replaces nobody's module.
+    loaded = importlib.util.spec_from_file_location(f"gradcurate_reward_{digest}", path)
+    if loaded is None or loaded.loader is None:
+        raise RewardError("a reward file must be Python source", f"got {path}", "Give it the suffix .py.")
+    module = importlib.util.module_from_spec(loaded)
+    sys.path.insert(0, str(path.parent))
+    sys.modules[loaded.name] = module  # dataclasses look their module up there
+    try:
+        loaded.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise RewardError(
+            f"the reward file {path} must import without an error",
+            f"it raised {type(error).__name__}: {error}{_line_in(path, error)}",
+            f"Run `{sys.executable} {path}` to see the whole traceback.",
+        ) from error
+    return module
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    """Return where in the user's file the error came from: deeper frames are other people's code."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
+    return f" (line {lines[-1]})" if lines else ""
+
+
+def _find_function(module: ModuleType, name: str, path: Path) -> Callable[..., Any]:
+    function = getattr(module, name, None)
+    if callable(function):
+        return function  # type: ignore[no-any-return]
+    own = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]
+    raise RewardError(
+        f"{path} must define a function {name!r}",
+        f"its functions are {', '.join(own)}" if own else "it defines no function",
+        f"Name the function after the colon.{did_you_mean(name, own)}",
+    )
+
+
+def _check_signature(function: Callable[..., Any], spec: str) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(data_source="", solution_str="", ground_truth="", extra_info={})
+    except TypeError as error:
+        raise RewardError(
+            f"the reward {spec!r} must accept the keywords {SUPPORTED}",
+            f"its signature is {signature} ({error})",
+            "Take these four, or **kwargs, as verl's compute_score does.",
+        ) from error
+
+
+def _run_to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
+    def reward(**request: Any) -> Any:  # noqa: ANN401 - whatever the user returns is judged later
+        return asyncio.run(function(**request))
+
+    return reward

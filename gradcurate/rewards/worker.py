@@ -1,0 +1,94 @@
+r"""One reward worker: ``python -m gradcurate.rewards.worker SPEC``.
+
+It loads the reward and writes ``{"ready": true}``, or ``{"error": {expected, received, remedy}}`` and
+leaves. Then it answers each line of JSON on stdin, the fields of a `RewardRequest`, with one line, the
+fields of a `RewardOutcome`. It leaves when stdin ends.
+
+The protocol keeps private copies of stdin and stdout. The reward itself finds an empty stdin, and
+its prints go to stderr. SIGINT is ignored: the parent decides. On Linux the kernel kills the worker
+when the thread that started it ends, so that an endless reward does not outlive a killed parent.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from gradcurate.errors import RewardError
+from gradcurate.rewards.loading import load_reward
+from gradcurate.rewards.request import RewardRequest, failed
+from gradcurate.rewards.verdict import outcome_of
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(spec: str) -> None:
+    """Serve the reward that ``spec`` names until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    requests, answers = _take_streams()
+    try:
+        reward = load_reward(spec)
+    except RewardError as error:
+        _send(
+            answers,
+            json.dumps({"error": dict(zip(("expected", "received", "remedy"), error.args, strict=True))}),
+        )
+        return
+    _send(answers, json.dumps({"ready": True}))
+    process = os.getpid()
+    for line in requests:
+        answer = answer_to(line, reward)
+        # A reward that forked and came back twice must not answer twice.
+        if os.getpid() != process:
+            os._exit(1)
+        _send(answers, answer)
+
+
+def answer_to(line: str, reward: Callable[..., Any]) -> str:
+    """Return the outcome of one request, both as JSON text.
+
+    This is the one boundary where exceptions of a user's code become data.
+    """
+    try:
+        request = RewardRequest(**json.loads(line))
+        outcome = outcome_of(
+            reward(
+                data_source=request.data_source,
+                solution_str=request.solution_str,
+                ground_truth=request.ground_truth,
+                extra_info=request.extra_info,
+            )
+        )
+        return json.dumps(asdict(outcome))
+    except BaseException as error:  # noqa: BLE001 - any exception, SystemExit too, costs one rollout, not the run
+        return json.dumps(asdict(failed(f"{type(error).__name__}: {error}")))
+
+
+def _take_streams() -> tuple[TextIO, TextIO]:
+    """Keep stdin and stdout for the protocol alone, and give the reward others."""
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _send(answers: TextIO, line: str) -> None:
+    answers.write(line + "\n")
+    answers.flush()
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

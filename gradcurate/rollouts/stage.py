@@ -1,0 +1,130 @@
+"""The rollout stage: problems in, one shard of rewarded rollouts per batch of problems out.
+
+Reads nothing but its arguments; writes ``rollouts/*.parquet``. A batch is cut by the problems and
+settings alone, and its shard is named by the problems in it, so a resumed run makes the very same
+batches and owes exactly those whose shard is absent.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gradcurate.config import Settings
+from gradcurate.policies.policy import Policy
+from gradcurate.progress import Progress
+from gradcurate.rewards import RewardOutcome
+from gradcurate.rollouts.randomness import rollout_uniforms
+from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, Completion, PromptedProblem
+from gradcurate.rollouts.transformers_engine import sample_completions
+from gradcurate.store.tables import Fingerprint, write_table
+
+Batch = tuple[PromptedProblem, ...]
+ScoreCompletions = Callable[[Sequence[tuple[PromptedProblem, str]]], list[RewardOutcome]]
+"""Rewards for (problem, completion text) pairs, in order."""
+
+
+@dataclass(frozen=True)
+class RolloutStage:
+    """Everything a batch of rollouts is made with.
+
+    Attributes:
+        policy: Loads the policy when the first batch is due, and returns the same one after.
+        reward: Scores completions.
+        settings: Sampling settings.
+        folder: Where shards go.
+        fingerprint: What the shards depend on.
+        policy_fingerprint: The checkpoint's own part of it.
+    """
+
+    policy: Callable[[], Policy]
+    reward: ScoreCompletions
+    settings: Settings
+    folder: Path
+    fingerprint: Fingerprint
+    policy_fingerprint: str
+
+
+def cut_problem_batches(problems: Iterable[PromptedProblem], settings: Settings) -> list[Batch]:
+    """Cut one split's problems, sorted by prompt length, into batches of ``batch_sequences`` rollouts."""
+    ordered = sorted(problems, key=lambda problem: (len(problem.prompt_token_ids), problem.problem_id))
+    size = max(1, settings.batch_sequences // settings.rollouts)
+    return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+
+
+def shard_path(folder: Path, batch: Batch) -> Path:
+    """Return where a batch's shard lies."""
+    key = hashlib.sha256("\n".join(problem.problem_id for problem in batch).encode()).hexdigest()[:16]
+    return folder / f"{batch[0].split}-{key}.parquet"
+
+
+def run_rollouts(stage: RolloutStage, batches: Sequence[Batch], name: str, progress: Progress) -> None:
+    """Sample and reward every batch whose shard is absent."""
+    owed = [batch for batch in batches if not shard_path(stage.folder, batch).exists()]
+    total, owing = (sum(len(batch) for batch in some) * stage.settings.rollouts for some in (batches, owed))
+    with progress.task(name, total=total, done=total - owing, unit="rollouts") as task:
+        for batch in owed:
+            table = _roll_out(stage, batch)
+            write_table(shard_path(stage.folder, batch), table, "rollouts", stage.fingerprint)
+            task.advance(len(table), tokens=int(pc.sum(_lengths(table)).as_py()))
+
+
+def _roll_out(stage: RolloutStage, batch: Batch) -> pa.Table:
+    policy, settings = stage.policy(), stage.settings
+    uniforms = np.stack(
+        [
+            np.stack(
+                [
+                    rollout_uniforms(settings.seed, problem.problem_id, rollout, settings.max_tokens)
+                    for rollout in range(settings.rollouts)
+                ]
+            )
+            for problem in batch
+        ]
+    )
+    prompts = [problem.prompt_token_ids for problem in batch]
+    completions = sample_completions(policy, prompts, uniforms, settings.temperature, settings.top_p)
+    texts = [policy.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in completions]
+    asked = [problem for problem in batch for _ in range(settings.rollouts)]
+    outcomes = stage.reward(list(zip(asked, texts, strict=True)))
+    return _table(stage, asked, completions, texts, outcomes)
+
+
+def _table(
+    stage: RolloutStage,
+    asked: Sequence[PromptedProblem],
+    completions: Sequence[Completion],
+    texts: Sequence[str],
+    outcomes: Sequence[RewardOutcome],
+) -> pa.Table:
+    rows = [
+        {
+            "problem_id": problem.problem_id,
+            "rollout": index % stage.settings.rollouts,
+            "split": problem.split,
+            "prompt_token_ids": problem.prompt_token_ids,
+            "completion_token_ids": completion.token_ids,
+            "completion": text,
+            "finish_reason": completion.finish_reason,
+            "sampling_logprobs": completion.logprobs,
+            "reward": outcome.reward,
+            "reward_detail": json.dumps(outcome.detail, ensure_ascii=False),
+            "policy": stage.policy_fingerprint,
+            "seed": stage.settings.seed,
+        }
+        for index, (problem, completion, text, outcome) in enumerate(
+            zip(asked, completions, texts, outcomes, strict=True)
+        )
+    ]
+    return pa.Table.from_pylist(rows, schema=ROLLOUTS_SCHEMA)
+
+
+def _lengths(table: pa.Table) -> pa.Array:
+    return pc.list_value_length(table["completion_token_ids"])
+
+

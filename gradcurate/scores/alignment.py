@@ -1,0 +1,154 @@
+"""Alignment: from stored sketches to one score per problem. No model is needed.
+
+A problem's gradient is the weighted sum of its rollouts' sketches. Its score is the cosine with
+the validation gradient: the numerator is the weighted sum of the exact derivatives along the
+validation direction, and only the problem's norm comes from the sketch. `sketched_cosine` is the
+same cosine from sketches alone, which is what a later question (another validation set,
+near-duplicates) has to do with.
+
+Departure from the reference implementation: a problem without a learning signal has no score. It
+is null with a status, where the reference writes 0.0 and so ranks it above every problem of
+negative alignment.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from gradcurate.errors import RunDirectoryError
+from gradcurate.problems.problem import Problem, Split
+from gradcurate.scores.groups import Group
+from gradcurate.store.tables import read_table, shard_paths
+
+SCORES_SCHEMA = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("rank", pa.int64()),
+        pa.field("score", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("pass_rate", pa.float64()),
+        pa.field("mean_reward", pa.float64()),
+        pa.field("reward_std", pa.float64()),
+        pa.field("rollouts", pa.int32(), nullable=False),
+        pa.field("failed_rollouts", pa.int32(), nullable=False),
+        pa.field("dot", pa.float64()),
+        pa.field("norm", pa.float64()),
+        pa.field("sketched_cosine", pa.float64()),
+    ]
+)
+
+SKETCH_COLUMNS = ["problem_id", "rollout", "norm", "directional", "sketch"]
+
+
+
+class ProblemGradients:
+    """Weighted sums over the rollouts of each problem: sketch, directional derivative, count."""
+
+    def __init__(self) -> None:
+        self.sketches: dict[str, Float[np.ndarray, " K"]] = {}
+        self.dots: dict[str, float] = {}
+        self.rollouts: dict[str, int] = {}
+
+    def add(self, problem_id: str, sketch_K: Float[np.ndarray, " K"], dot: float) -> None:
+        """Add one weighted rollout."""
+        self.sketches[problem_id] = self.sketches.get(problem_id, 0.0) + sketch_K
+        self.dots[problem_id] = self.dots.get(problem_id, 0.0) + dot
+        self.rollouts[problem_id] = self.rollouts.get(problem_id, 0) + 1
+
+
+def sum_gradients(folder: Path, split: Split, weights: Mapping[str, Mapping[int, float]]) -> ProblemGradients:
+    """Add up one split's sketches, a shard at a time.
+
+    Args:
+        folder: The sketch shards.
+        split: Which split.
+        weights: Each live rollout's weight, by problem and rollout number.
+
+    Raises:
+        RunDirectoryError: A live rollout has no sketch.
+    """
+    sums = ProblemGradients()
+    for path in shard_paths(folder):
+        if path.name.startswith(f"{split}-"):
+            _add_shard(sums, read_table(path, SKETCH_COLUMNS), weights)
+    lacking = [p for p, by_rollout in weights.items() if sums.rollouts.get(p, 0) != len(by_rollout)]
+    if lacking:
+        raise RunDirectoryError(
+            "Every rollout of a group with a learning signal must have a sketch",
+            f"problem {lacking[0]} and {len(lacking) - 1} others lack some in {folder}",
+            "Run `gradcurate sketch` first.",
+        )
+    return sums
+
+
+def score_problems(
+    problems: Sequence[Problem],
+    groups: Mapping[str, Group],
+    pool: ProblemGradients,
+    validation_sketch_K: Float[np.ndarray, " K"],
+    validation_norm: float,
+) -> pa.Table:
+    """Return the scores of the pool's problems, best first, those without a score last.
+
+    Args:
+        problems: The pool.
+        groups: Each problem's rewards.
+        pool: Each scored problem's summed gradient.
+        validation_sketch_K: The sketch of the validation gradient.
+        validation_norm: The exact length of the validation gradient.
+    """
+    rows = []
+    for problem in problems:
+        group = groups[problem.problem_id]
+        row = {"problem_id": problem.problem_id, "source": problem.source, "status": group.status}
+        row |= _reward_statistics(group)
+        if group.status == "scored":
+            row |= _alignment(problem.problem_id, pool, validation_sketch_K, validation_norm)
+        rows.append(row)
+    return pa.Table.from_pylist(_rank(rows), schema=SCORES_SCHEMA)
+
+
+def _add_shard(sums: ProblemGradients, shard: pa.Table, weights: Mapping[str, Mapping[int, float]]) -> None:
+    unit = shard["sketch"].combine_chunks().flatten().to_numpy().reshape(len(shard), -1).astype(np.float32)
+    ids, rollouts, norms, directional = (shard[name].to_pylist() for name in SKETCH_COLUMNS[:-1])
+    for row, (problem_id, rollout) in enumerate(zip(ids, rollouts, strict=True)):
+        weight = weights.get(problem_id, {}).get(rollout)
+        if weight is not None:
+            dot = weight * directional[row] if directional[row] is not None else 0.0
+            sums.add(problem_id, weight * norms[row] * unit[row], dot)
+
+
+def _reward_statistics(group: Group) -> dict[str, float | int | None]:
+    rewards, enough = group.rewards_G, len(group.rewards_G) > 1
+    return {
+        "pass_rate": group.pass_rate,
+        "mean_reward": float(rewards.mean()) if len(rewards) else None,
+        "reward_std": float(rewards.std(ddof=1)) if enough else None,
+        "rollouts": len(rewards),
+        "failed_rollouts": group.failed,
+    }
+
+
+def _alignment(
+    problem_id: str, pool: ProblemGradients, validation_K: Float[np.ndarray, " K"], validation_norm: float
+) -> dict[str, float]:
+    sketch, dot = pool.sketches[problem_id], pool.dots[problem_id]
+    norm = float(np.linalg.norm(sketch))
+    return {
+        "score": dot / (norm * validation_norm),
+        "dot": dot,
+        "norm": norm,
+        "sketched_cosine": float(sketch @ validation_K / (norm * np.linalg.norm(validation_K))),
+    }
+
+
+def _rank(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Sort by score, ties by id, and number the scored rows from 1."""
+    ordered = sorted(rows, key=lambda row: (-row.get("score", -np.inf), row["problem_id"]))  # type: ignore[operator]
+    for rank, row in enumerate(ordered, start=1):
+        row["rank"] = rank if "score" in row else None
+    return ordered

@@ -1,0 +1,102 @@
+"""Groups: what the rewards of a problem's rollouts say, before any gradient.
+
+A rollout whose reward failed is no member of its group. A group without two different rewards has
+no weights; its status says why, and its rollouts never reach the model's backward pass.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, Int
+
+from gradcurate.problems.problem import Split
+from gradcurate.scores.advantages import ADVANTAGES, FEWEST_REWARDS, AdvantageName, has_signal
+from gradcurate.scores.token_weights import TOKEN_WEIGHTS, TokenWeightName
+
+Status = Literal["scored", "all_correct", "all_wrong", "constant_reward", "failed"]
+"""``scored``: rewards differ. ``all_correct``: all are 1 or more. ``all_wrong``: all are 0 or less.
+``constant_reward``: all are one value in between. ``failed``: fewer than two rewards came back."""
+
+PASS_REWARD = 0.5
+"""A rollout with at least this reward counts towards the pass rate."""
+
+GROUP_COLUMNS = ["problem_id", "split", "rollout", "reward", "completion_token_ids"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollouts of one problem that have a reward.
+
+    Attributes:
+        problem_id: Whose rollouts they are.
+        split: Of which split.
+        rollouts_G: Their numbers.
+        rewards_G: Their rewards.
+        response_tokens_G: Their lengths.
+        failed: How many more rollouts have no reward.
+    """
+
+    problem_id: str
+    split: Split
+    rollouts_G: Int[np.ndarray, " G"]
+    rewards_G: Float[np.ndarray, " G"]
+    response_tokens_G: Int[np.ndarray, " G"]
+    failed: int
+
+    @property
+    def status(self) -> Status:
+        """Say whether the group has a learning signal, and if not, why."""
+        if len(self.rewards_G) < FEWEST_REWARDS:
+            return "failed"
+        if has_signal(self.rewards_G):
+            return "scored"
+        if self.rewards_G.min() >= 1:
+            return "all_correct"
+        return "all_wrong" if self.rewards_G.max() <= 0 else "constant_reward"
+
+    @property
+    def pass_rate(self) -> float | None:
+        """Return the share of rewards of at least `PASS_REWARD`; None without rewards."""
+        return float((self.rewards_G >= PASS_REWARD).mean()) if len(self.rewards_G) else None
+
+    def weights(self, advantage: AdvantageName, token_weight: TokenWeightName) -> Float[np.ndarray, " G"]:
+        """Return each rollout's weight in the problem's gradient; only for a scored group."""
+        return ADVANTAGES[advantage](self.rewards_G) * TOKEN_WEIGHTS[token_weight](self.response_tokens_G)
+
+
+def group_rollouts(rollouts: pa.Table) -> list[Group]:
+    """Group a table of rollouts (with `GROUP_COLUMNS`) by split and problem, in order of the ids."""
+    lengths = pc.list_value_length(rollouts["completion_token_ids"])
+    flat = rollouts.drop_columns(["completion_token_ids"]).append_column("tokens", lengths)
+    ordered = flat.sort_by([("split", "ascending"), ("problem_id", "ascending"), ("rollout", "ascending")])
+    splits, ids = (ordered[name].to_numpy() for name in ("split", "problem_id"))
+    starts = [i for i in range(len(ids)) if i == 0 or ids[i] != ids[i - 1] or splits[i] != splits[i - 1]]
+    return [_group(ordered.slice(start, end - start)) for start, end in _spans(starts, len(ids))]
+
+
+def count_statuses(groups: Iterable[Group]) -> dict[str, int]:
+    """Return how many groups have each status that occurs."""
+    counts: dict[str, int] = {}
+    for group in groups:
+        counts[group.status] = counts.get(group.status, 0) + 1
+    return counts
+
+
+def _spans(starts: list[int], end: int) -> Iterable[tuple[int, int]]:
+    return zip(starts, [*starts[1:], end], strict=True)
+
+
+def _group(rows: pa.Table) -> Group:
+    rewarded = rows.filter(pc.is_valid(rows["reward"]))
+    return Group(
+        problem_id=rows["problem_id"][0].as_py(),
+        split=rows["split"][0].as_py(),
+        rollouts_G=rewarded["rollout"].to_numpy(),
+        rewards_G=rewarded["reward"].to_numpy(),
+        response_tokens_G=rewarded["tokens"].to_numpy(),
+        failed=len(rows) - len(rewarded),
+    )

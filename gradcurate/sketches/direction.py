@@ -1,0 +1,70 @@
+"""The exact validation direction: one dense matrix for each fused module.
+
+A cosine with one known direction needs no projection. With the direction v at hand while the
+pool's gradients pass by, ``<g[p, i], v>`` costs one more product a module. On disk it is a
+safetensors file of one float32 matrix per linear module, under the names of the checkpoint's own
+weights; its metadata holds a `DirectionRecord`.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gradcurate.sketches.direction_record import RECORD_KEY, DirectionRecord
+from gradcurate.sketches.modules import GradientSpace
+
+Direction = dict[str, Tensor]
+"""Float32 matrices (O, I) by the name of their fused module."""
+
+
+def zero_direction(space: GradientSpace, device: torch.device) -> Direction:
+    """Return a direction of zeros over the gradient space."""
+    return {m.name: torch.zeros(m.out_features, m.in_features, device=device) for m in space.modules}
+
+
+def weighted_gradient(
+    inputs: Float[Tensor, "B T I"], output_grads: Float[Tensor, "B T O"], weights: Float[Tensor, " B"]
+) -> Float[Tensor, "O I"]:
+    """Return one module's ``sum_b weights[b] G[b]`` over a batch."""
+    weighted = output_grads.float() * weights[:, None, None]
+    return weighted.flatten(0, 1).T @ inputs.float().flatten(0, 1)
+
+
+def directional_derivatives(
+    matrix: Float[Tensor, "O I"], inputs: Float[Tensor, "B T I"], output_grads: Float[Tensor, "B T O"]
+) -> Float[Tensor, " B"]:
+    """Return one module's ``<G[b], matrix>`` for each rollout, summed in float64."""
+    moved = inputs.float() @ matrix.T
+    return moved.mul_(output_grads).sum(2).double().sum(1)
+
+
+def norm(direction: Direction) -> float:
+    """Return the Euclidean length."""
+    return float(sum(matrix.double().square().sum() for matrix in direction.values())) ** 0.5
+
+
+def save_direction(direction: Direction, space: GradientSpace, path: Path, record: DirectionRecord) -> None:
+    """Write a direction under the checkpoint's own weight names."""
+    tensors: dict[str, Tensor] = {}
+    for fused in space.modules:
+        parts = direction[fused.name].split(fused.member_features)
+        tensors |= {
+            f"{name}.weight": part.cpu().contiguous()
+            for name, part in zip(fused.members, parts, strict=True)
+        }
+    save_file(tensors, path, metadata={RECORD_KEY: json.dumps(asdict(record))})
+
+
+def load_direction(path: Path, space: GradientSpace, device: torch.device) -> Direction:
+    """Read the tensors that `save_direction` wrote."""
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        return {
+            fused.name: torch.cat([file.get_tensor(f"{name}.weight") for name in fused.members])
+            for fused in space.modules
+        }

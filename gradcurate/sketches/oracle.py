@@ -1,0 +1,55 @@
+"""The exact policy gradient by plain autograd on the weights: slow, and true by construction.
+
+It shares nothing with the sketching path but the list of linear modules: one rollout at a time,
+no padding, all logits, `torch.autograd`. `gradcurate verify` and the tests compare against it.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from gradcurate.sketches.direction import Direction
+from gradcurate.sketches.modules import GradientSpace
+
+WeightedRollout = tuple[tuple[int, ...], tuple[int, ...], float]
+"""Prompt token ids, completion token ids, weight."""
+
+
+def exact_gradient(
+    model: Any, space: GradientSpace, rollouts: Iterable[WeightedRollout], temperature: float = 1.0
+) -> Direction:
+    """Return ``sum_i w[i] grad log pi(rollout i)`` over the linear modules' weights, in float32."""
+    weights = {name: model.get_submodule(name).weight for name in space.linear_names}
+    model.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(True).grad = None
+    try:
+        for prompt, completion, weight in rollouts:
+            (weight * _logprob(model, prompt, completion, temperature)).backward()
+        return {
+            fused.name: torch.cat([_grad(weights[name]) for name in fused.members])
+            for fused in space.modules
+        }
+    finally:
+        model.requires_grad_(False)
+        model.zero_grad(set_to_none=True)
+
+
+def inner_product(left: Direction, right: Direction) -> float:
+    """Return ``<left, right>``, summed in float64."""
+    return float(sum((left[name].double() * right[name].double()).sum() for name in left))
+
+
+def _logprob(model: Any, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float) -> Tensor:
+    tokens = torch.tensor([prompt + completion], device=model.device)
+    logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logprobs = log_softmax(logits.float() / temperature, dim=-1)
+    total: Tensor = logprobs.gather(1, tokens[0, len(prompt) :, None]).sum()
+    return total
+
+
+def _grad(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight).float() if weight.grad is None else weight.grad.float()

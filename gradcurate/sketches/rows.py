@@ -1,0 +1,23 @@
+"""The sketches' schema: one row a rollout.
+
+The sketch is stored with unit norm in float16 and its norm beside it in float32, so that long and
+short gradients are kept equally well.
+"""
+
+import pyarrow as pa
+
+
+def sketches_schema(dim: int) -> pa.Schema:
+    """Return the schema of ``sketches/*.parquet`` for sketch dimension K."""
+    return pa.schema(
+        [
+            pa.field("problem_id", pa.string(), nullable=False),
+            pa.field("rollout", pa.int32(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("response_tokens", pa.int32(), nullable=False),
+            pa.field("logprob", pa.float64(), nullable=False),
+            pa.field("norm", pa.float32(), nullable=False),
+            pa.field("directional", pa.float64()),
+            pa.field("sketch", pa.list_(pa.float16(), dim), nullable=False),
+        ]
+    )

@@ -1,0 +1,178 @@
+"""The sketch stage: live rollouts in, one shard of sketches per batch out.
+
+The validation split goes first, in the order of its batches: its weighted gradients add up to the
+exact direction, which the pool's rollouts are then differentiated along. Between batches the sum
+so far is kept in ``validation/partial.safetensors``, with the number of batches in it; a run that
+was killed goes on from there. Saving it is rationed, so that a large model does not spend its time
+on writing; batches after the last save are run once more for the sum, and their shards are kept.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from gradcurate.errors import NumericalError
+from gradcurate.progress import Progress
+from gradcurate.sketches.direction import Direction, load_direction, norm, save_direction, zero_direction
+from gradcurate.sketches.direction_record import DirectionRecord, read_record
+from gradcurate.sketches.live_rollouts import LiveRollout
+from gradcurate.sketches.rows import sketches_schema
+from gradcurate.sketches.score_function import TokenBatch, pad_rollouts
+from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch
+from gradcurate.store.atomic import replacing
+from gradcurate.store.tables import Fingerprint, write_table
+
+Batch = tuple[LiveRollout, ...]
+SHARE_OF_TIME_SAVING = 0.2
+
+
+@dataclass(frozen=True)
+class SketchStage:
+    """Everything a batch of sketches is made with.
+
+    Attributes:
+        sketcher: Loads the policy when the first batch is due, and returns the same one after.
+        folder: Where shards go.
+        direction: Where the validation direction goes.
+        fingerprint: What the shards depend on.
+    """
+
+    sketcher: Callable[[], Sketcher]
+    folder: Path
+    direction: Path
+    fingerprint: Fingerprint
+
+    @property
+    def partial(self) -> Path:
+        """Return where the unfinished direction is kept."""
+        return self.direction.with_name("partial.safetensors")
+
+
+def shard_path(folder: Path, batch: Batch) -> Path:
+    """Return where a batch's shard lies."""
+    key = hashlib.sha256("\n".join(f"{r.problem_id} {r.rollout}" for r in batch).encode()).hexdigest()[:16]
+    return folder / f"{batch[0].split}-{key}.parquet"
+
+
+def run_validation_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Progress) -> None:
+    """Sketch the validation split, and leave its exact direction."""
+    summed = _batches_summed(stage, len(batches))
+    with _task(stage, batches, "sketch validation", progress) as task:
+        if summed == len(batches) and stage.direction.exists():
+            return
+        sketcher = stage.sketcher()
+        direction = _resume_direction(stage, sketcher)
+        saver = _Saver(stage, sketcher, direction)
+        for number, batch in enumerate(batches):
+            owed = not shard_path(stage.folder, batch).exists()
+            if number < summed and not owed:
+                continue
+            tokens = _pad(batch, sketcher)
+            weights = torch.tensor([r.weight for r in batch], device=tokens.input_ids.device)
+            onto = direction if number >= summed else None
+            gradients = sketch_batch(sketcher, tokens, onto=onto, weights=weights.float())
+            table = _table(batch, gradients)
+            saver.save_in_time(max(number + 1, summed))
+            if owed:
+                write_table(shard_path(stage.folder, batch), table, "sketches", stage.fingerprint)
+                task.advance(len(batch), tokens=sum(r.tokens for r in batch))
+        saver.finish(len(batches))
+
+
+def run_pool_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Progress) -> None:
+    """Sketch the pool, with each rollout's exact derivative along the validation direction."""
+    owed = [batch for batch in batches if not shard_path(stage.folder, batch).exists()]
+    with _task(stage, batches, "sketch pool", progress) as task:
+        if not owed:
+            return
+        sketcher = stage.sketcher()
+        direction = load_direction(stage.direction, sketcher.space, sketcher.model.device)
+        for batch in owed:
+            gradients = sketch_batch(sketcher, _pad(batch, sketcher), along=direction)
+            table = _table(batch, gradients)
+            write_table(shard_path(stage.folder, batch), table, "sketches", stage.fingerprint)
+            task.advance(len(batch), tokens=sum(r.tokens for r in batch))
+
+
+class _Saver:
+    """Writes the direction after a batch, unless writing would take too much of the time."""
+
+    def __init__(self, stage: SketchStage, sketcher: Sketcher, direction: Direction) -> None:
+        self.stage, self.sketcher, self.direction = stage, sketcher, direction
+        self.saved_at, self.seconds_to_save = time.monotonic(), 0.0
+
+    def save_in_time(self, batches: int) -> None:
+        started = time.monotonic()
+        if (started - self.saved_at) * SHARE_OF_TIME_SAVING >= self.seconds_to_save:
+            self._save(self.stage.partial, batches)
+            self.saved_at = time.monotonic()
+            self.seconds_to_save = self.saved_at - started
+
+    def finish(self, batches: int) -> None:
+        self._save(self.stage.direction, batches)
+        self.stage.partial.unlink(missing_ok=True)
+
+    def _save(self, path: Path, batches: int) -> None:
+        record = DirectionRecord(norm(self.direction), batches, dict(self.stage.fingerprint))
+        with replacing(path) as temporary:
+            save_direction(self.direction, self.sketcher.space, temporary, record)
+
+
+def _batches_summed(stage: SketchStage, batches: int) -> int:
+    if stage.direction.exists():
+        return batches
+    return read_record(stage.partial).batches if stage.partial.exists() else 0
+
+
+def _resume_direction(stage: SketchStage, sketcher: Sketcher) -> Direction:
+    device = sketcher.model.device
+    for path in (stage.direction, stage.partial):
+        if path.exists():
+            return load_direction(path, sketcher.space, device)
+    return zero_direction(sketcher.space, device)
+
+
+def _task(stage: SketchStage, batches: Sequence[Batch], name: str, progress: Progress):  # noqa: ANN202
+    done = sum(len(batch) for batch in batches if shard_path(stage.folder, batch).exists())
+    return progress.task(name, total=sum(map(len, batches)), done=done, unit="rollouts")
+
+
+def _pad(batch: Batch, sketcher: Sketcher) -> TokenBatch:
+    return pad_rollouts([r.prompt for r in batch], [r.completion for r in batch], sketcher.model.device)
+
+
+def _table(batch: Batch, gradients: BatchGradients) -> pa.Table:
+    norms = gradients.sketches.norm(dim=1)
+    _require_finite(batch, norms)
+    unit = (gradients.sketches / norms[:, None]).half().cpu().numpy()
+    directional = gradients.directional
+    columns = {
+        "problem_id": [r.problem_id for r in batch],
+        "rollout": [r.rollout for r in batch],
+        "split": [r.split for r in batch],
+        "response_tokens": [len(r.completion) for r in batch],
+        "logprob": gradients.logprobs.double().cpu().numpy(),
+        "norm": norms.cpu().numpy(),
+        "directional": [None] * len(batch) if directional is None else directional.cpu().numpy(),
+        "sketch": pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), unit.shape[1]),
+    }
+    schema = sketches_schema(unit.shape[1])
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _require_finite(batch: Batch, norms: Tensor) -> None:
+    bad = np.flatnonzero(~(np.isfinite(norms.cpu().numpy()) & (norms.cpu().numpy() > 0)))
+    if len(bad):
+        first = batch[bad[0]]
+        raise NumericalError(
+            "Every gradient must be finite and not zero",
+            f"rollout {first.rollout} of problem {first.problem_id} has norm {norms[bad[0]].item()}",
+            "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not.",
+        )

@@ -1,0 +1,108 @@
+"""The run directory: where each dataset of a run lies, and what it may be resumed with.
+
+Layout (a contract; other tools may read it)::
+
+    run.json                          settings, fingerprints, versions, git state; rewritten atomically
+    problems.parquet  bad_rows.jsonl  the problems; rows set aside by --on-bad-row skip
+    rollouts/*.parquet                one shard a batch of problems
+    validation/direction.safetensors  the exact validation gradient
+    sketches/*.parquet                one shard a batch of rollouts
+    scores.parquet  selection.parquet
+    exports/<trainer>/
+
+What a stage still owes is computed from what exists. A stage whose finished files carry another
+fingerprint is refused, and the keys that differ are named.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradcurate.errors import RunDirectoryError
+from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one run."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Return the path of ``run.json``."""
+        return self.root / "run.json"
+
+    @property
+    def problems(self) -> Path:
+        """Return the path of the problems."""
+        return self.root / "problems.parquet"
+
+    @property
+    def bad_rows(self) -> Path:
+        """Return the path of the rows set aside."""
+        return self.root / "bad_rows.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Return the folder of rollout shards."""
+        return self.root / "rollouts"
+
+    @property
+    def sketches(self) -> Path:
+        """Return the folder of sketch shards."""
+        return self.root / "sketches"
+
+    @property
+    def direction(self) -> Path:
+        """Return the path of the exact validation direction."""
+        return self.root / "validation" / "direction.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        """Return the path of the scores."""
+        return self.root / "scores.parquet"
+
+    @property
+    def selection(self) -> Path:
+        """Return the path of the selection."""
+        return self.root / "selection.parquet"
+
+    def exports(self, trainer: str) -> Path:
+        """Return the folder of one trainer's export."""
+        return self.root / "exports" / trainer
+
+
+def require_same_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
+    """Refuse to go on from a file that was made under another fingerprint.
+
+    Raises:
+        RunDirectoryError: Names each key that differs, with both values.
+    """
+    stored = read_fingerprint(path)
+    keys = sorted({*stored, *fingerprint})
+    differing = [key for key in keys if stored.get(key) != fingerprint.get(key)]
+    if differing:
+        changes = ", ".join(f"{key} {stored.get(key)!r} -> {fingerprint.get(key)!r}" for key in differing)
+        raise RunDirectoryError(
+            "A run directory is resumed only with the settings and inputs it was made with",
+            f"{path} differs in {changes}",
+            "Use the settings of run.json, or choose another --run.",
+        )
+
+
+def require_same_shards(folder: Path, fingerprint: Fingerprint) -> None:
+    """Apply `require_same_fingerprint` to every finished shard of a stage."""
+    for path in shard_paths(folder):
+        require_same_fingerprint(path, fingerprint)
+
+
+def require_stage(path: Path, verb: str) -> None:
+    """Refuse to read a stage that has not run.
+
+    Raises:
+        RunDirectoryError: Names the verb that makes what is missing.
+    """
+    if not path.exists():
+        raise RunDirectoryError(
+            f"{path} must exist", "that stage has not finished in this run directory", f"Run `{verb}` first."
+        )
