@@ -36,7 +36,9 @@ class Settings:
     """Everything that a run depends on."""
 
     pool: str = _setting("Problems to rank: JSONL, Parquet, CSV, or a Hugging Face dataset id.", stage=None)
-    validation: str = _setting("Trusted problems whose gradient is the aim; any format of --pool.", stage=None)
+    validation: str = _setting(
+        "Trusted problems whose gradient is the aim; any format of --pool.", stage=None
+    )
     model: str = _setting(
         "The policy: a Hugging Face id, a checkpoint or PEFT adapter folder, a .gguf file, or smollm2-135m.",
         stage=None,

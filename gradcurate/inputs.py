@@ -4,6 +4,7 @@
 columns, ids, checkpoint, tokenizer, template, context length.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -98,16 +99,13 @@ def _read_splits(settings: Settings) -> tuple[ProblemSet, ProblemSet]:
         answer=settings.answer_column,
         source=settings.source_column,
     )
-    validation, pool = (
-        read_problems(
-            path,
-            split,
-            columns,
-            system_prompt=settings.system_prompt,
-            on_bad_row=settings.on_bad_row,
-        )
-        for path, split in ((settings.validation, "validation"), (settings.pool, "pool"))
+    read = functools.partial(
+        read_problems,
+        columns=columns,
+        system_prompt=settings.system_prompt,
+        on_bad_row=settings.on_bad_row,
     )
+    validation, pool = read(settings.validation, "validation"), read(settings.pool, "pool")
     return validation, check_disjoint(pool, validation, settings.on_bad_row)
 
 
@@ -121,7 +119,9 @@ def _drop_too_long(
         if limit is None or tokens + settings.max_tokens <= limit:
             kept.append((line, problem))
             continue
-        reason = f"its prompt has {tokens} tokens, and with --max-tokens {settings.max_tokens} that is too long"
+        reason = (
+            f"its prompt has {tokens} tokens, and with --max-tokens {settings.max_tokens} that is too long"
+        )
         if settings.on_bad_row == "stop":
             raise ProblemsError(
                 f"{part.file}:{line}: prompt and response must fit the policy's context of {limit} tokens",

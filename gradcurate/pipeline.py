@@ -9,37 +9,40 @@ the pool is sketched.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-
 from gradcurate.config import Settings
-from gradcurate.errors import NoSignalError
+from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.inputs import Inputs, read_inputs
-from gradcurate.policies.policy import Policy, load_policy
-from gradcurate.problems import Problem, problems_to_table, table_to_problems
-from gradcurate.problems.rows import write_bad_rows
+from gradcurate.policies.checkpoints import find_checkpoint
+from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
+from gradcurate.problems import Split, problems_to_table
+from gradcurate.problems.bad_rows import write_bad_rows
 from gradcurate.progress import Progress
-from gradcurate.rewards import RewardOutcome, RewardPool
-from gradcurate.rewards.request import reward_request
+from gradcurate.report.verification import Verification, compare, evenly_spaced
+from gradcurate.results import read_groups, read_problems, read_rollouts, read_scores, split_weights
+from gradcurate.rewards import RewardPool
 from gradcurate.rollouts import stage as rollout_stage
-from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, PromptedProblem
+from gradcurate.rollouts.rewarding import completion_scorer
 from gradcurate.scores.alignment import score_problems, sum_gradients
-from gradcurate.scores.groups import GROUP_COLUMNS, Group, count_statuses, group_rollouts
+from gradcurate.scores.groups import Group, count_statuses
 from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
+from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.direction_record import read_record
 from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, live_rollouts
+from gradcurate.sketches.modules import find_gradient_space
+from gradcurate.sketches.oracle import cosine, exact_gradient
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import Sketcher, build_sketcher
 from gradcurate.store.lock import locked
-from gradcurate.store.manifest import Manifest, write_manifest
+from gradcurate.store.manifest import Manifest, read_manifest, write_manifest
 from gradcurate.store.run_directory import RunDirectory, require_same_fingerprint, require_same_shards
-from gradcurate.store.tables import read_shards, read_table, write_table
+from gradcurate.store.tables import write_table
 
-SPLITS = ("validation", "pool")
+SPLITS: tuple[Split, ...] = ("validation", "pool")
 
 
 def score(settings: Settings, progress: Progress) -> None:
@@ -62,16 +65,6 @@ def sketch(settings: Settings, progress: Progress) -> None:
         _sketch(settings, run, inputs, policy, progress)
 
 
-def read_problems_of(run: RunDirectory) -> tuple[Problem, ...]:
-    """Return the problems of a run, pool and validation."""
-    return table_to_problems(read_table(run.problems))
-
-
-def read_groups(run: RunDirectory) -> list[Group]:
-    """Return the groups of a run, pool and validation."""
-    return group_rollouts(read_shards(run.rollouts, ROLLOUTS_SCHEMA, GROUP_COLUMNS))
-
-
 @contextmanager
 def _opened(settings: Settings) -> Iterator[tuple[RunDirectory, Inputs, Callable[[], Policy]]]:
     """Check all inputs, then hold the run directory, refusing one of other settings."""
@@ -79,8 +72,12 @@ def _opened(settings: Settings) -> Iterator[tuple[RunDirectory, Inputs, Callable
     inputs = read_inputs(settings)
     with locked(run.root):
         _record(settings, run, inputs)
-        yield run, inputs, functools.cache(
-            lambda: load_policy(inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device)
+        yield (
+            run,
+            inputs,
+            functools.cache(
+                lambda: load_policy(inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device)
+            ),
         )
 
 
@@ -91,9 +88,7 @@ def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     require_same_shards(run.rollouts, fingerprints["rollouts"])
     require_same_shards(run.sketches, fingerprints["sketches"])
     if not run.problems.exists():
-        write_table(
-            run.problems, problems_to_table(inputs.problems), "problems", fingerprints["problems"]
-        )
+        write_table(run.problems, problems_to_table(inputs.problems), "problems", fingerprints["problems"])
     write_bad_rows(run.bad_rows, inputs.bad_rows)
     manifest = Manifest(settings, inputs.prompt_format, str(fingerprints["rollouts"]["policy"]))
     write_manifest(run.manifest, manifest, fingerprints)
@@ -105,10 +100,10 @@ def _roll_out(
     batches = {
         split: rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings) for split in SPLITS
     }
-    with _rewards(settings, read_problems_of(run)) as reward:
+    with RewardPool(settings.reward, settings.reward_workers, settings.reward_timeout_seconds) as pool:
         stage = rollout_stage.RolloutStage(
             policy=policy,
-            reward=reward,
+            reward=completion_scorer(pool, read_problems(run)),
             settings=settings,
             folder=run.rollouts,
             fingerprint=inputs.fingerprints["rollouts"],
@@ -118,21 +113,6 @@ def _roll_out(
             rollout_stage.run_rollouts(stage, batches[split], f"roll out {split}", progress)
             if split == "validation":
                 _require_validation_signal(read_groups(run))
-
-
-@contextmanager
-def _rewards(
-    settings: Settings, problems: Sequence[Problem]
-) -> Iterator[Callable[[Sequence[tuple[PromptedProblem, str]]], list[RewardOutcome]]]:
-    by_id = {(problem.split, problem.problem_id): problem for problem in problems}
-    with RewardPool(settings.reward, settings.reward_workers, settings.reward_timeout_seconds) as pool:
-
-        def score_completions(asked: Sequence[tuple[PromptedProblem, str]]) -> list[RewardOutcome]:
-            return pool.score(
-                [reward_request(by_id[problem.split, problem.problem_id], text) for problem, text in asked]
-            )
-
-        yield score_completions
 
 
 def _require_validation_signal(groups: Sequence[Group]) -> None:
@@ -153,19 +133,22 @@ def _sketch(
 ) -> None:
     groups = read_groups(run)
     _require_validation_signal(groups)
-    tokens = read_shards(run.rollouts, ROLLOUTS_SCHEMA, TOKEN_COLUMNS)
+    tokens = read_rollouts(run, TOKEN_COLUMNS)
     stage = sketch_stage.SketchStage(
         sketcher=functools.cache(lambda: _sketcher(settings, policy())),
         folder=run.sketches,
         direction=run.direction,
         fingerprint=inputs.fingerprints["sketches"],
     )
-    for split, work in (
-        ("validation", sketch_stage.run_validation_sketches),
-        ("pool", sketch_stage.run_pool_sketches),
+    for split, work in zip(
+        SPLITS, (sketch_stage.run_validation_sketches, sketch_stage.run_pool_sketches), strict=True
     ):
-        live = live_rollouts(tokens, groups, split, settings.advantage, settings.token_weight)
-        work(stage, cut_batches(live, lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens), progress)
+        live = live_rollouts(tokens, split, split_weights(groups, split, settings))
+        work(
+            stage,
+            cut_batches(live, lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens),
+            progress,
+        )
 
 
 def _sketcher(settings: Settings, policy: Policy) -> Sketcher:
@@ -175,29 +158,59 @@ def _sketcher(settings: Settings, policy: Policy) -> Sketcher:
 
 def _score(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     groups = read_groups(run)
-    pool, validation = (_weights(groups, split, settings) for split in ("pool", "validation"))
-    direction = sum_gradients(run.sketches, "validation", validation)
+    pool, validation = (split_weights(groups, split, settings) for split in ("pool", "validation"))
+    validation_gradients = sum_gradients(run.sketches, "validation", validation)
     scores = score_problems(
         [problem for problem in inputs.problems if problem.split == "pool"],
         {group.problem_id: group for group in groups if group.split == "pool"},
         sum_gradients(run.sketches, "pool", pool),
-        sum(direction.sketches.values()),
+        validation_gradients.total_sketch(),
         read_record(run.direction).norm,
     )
     write_table(run.scores, scores, "scores", inputs.fingerprints["sketches"])
 
 
-def _weights(groups: Sequence[Group], split: str, settings: Settings) -> Mapping[str, dict[int, float]]:
-    return {
-        group.problem_id: dict(
-            zip(
-                group.rollouts_G.tolist(),
-                group.weights(settings.advantage, settings.token_weight).tolist(),
-                strict=True,
+def verify(run: RunDirectory, problems: int, device: str, progress: Progress) -> Verification:
+    """Compare a run's stored scores with exact gradients of the same rollouts."""
+    manifest = read_manifest(run.manifest)
+    settings = manifest.settings
+    scores, groups = read_scores(run), read_groups(run)
+    ranked = {row["problem_id"]: row for row in scores.to_pylist() if row["rank"] is not None}
+    chosen = evenly_spaced(list(ranked), problems)
+    policy = _same_policy(manifest, device)
+    space = find_gradient_space(policy.model)
+    tokens = read_rollouts(run, TOKEN_COLUMNS)
+    with progress.task("exact gradients", total=len(chosen) + 1, done=0, unit="problems") as task:
+
+        def exact(split: Split, ids: Collection[str]) -> Direction:
+            weights = {p: w for p, w in split_weights(groups, split, settings).items() if p in ids}
+            live = live_rollouts(tokens, split, weights)
+            gradient = exact_gradient(
+                policy.model, space, [(r.prompt, r.completion, r.weight) for r in live], settings.temperature
             )
+            task.advance(1, tokens=sum(r.tokens for r in live))
+            return gradient
+
+        direction = exact("validation", split_weights(groups, "validation", settings))
+        stored = load_direction(run.direction, space, policy.model.device)
+        cosines = {problem_id: cosine(exact("pool", {problem_id}), direction) for problem_id in chosen}
+    return Verification(
+        problems=len(chosen),
+        sketch_dim=settings.sketch_dim,
+        ideal_rmse=settings.sketch_dim**-0.5,
+        score=compare(cosines, {p: ranked[p]["score"] for p in chosen}),
+        sketched_cosine=compare(cosines, {p: ranked[p]["sketched_cosine"] for p in chosen}),
+        direction_error=norm({n: stored[n] - direction[n] for n in stored}) / norm(direction),
+    )
+
+
+def _same_policy(manifest: Manifest, device: str) -> Policy:
+    settings = manifest.settings
+    checkpoint = find_checkpoint(settings.model)
+    if checkpoint.fingerprint() != manifest.policy:
+        raise RunDirectoryError(
+            "A run is verified with the checkpoint it was made with",
+            f"the files of {settings.model} have changed since",
+            "Restore that checkpoint, or score the new one into another --run.",
         )
-        for group in groups
-        if group.split == split and group.status == "scored"
-    }
-
-
+    return load_policy(checkpoint, load_tokenizer(checkpoint), settings.dtype, device)

@@ -79,7 +79,7 @@ def _folder(name: str) -> Path:
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(IDENTITY_PATTERNS)))
@@ -94,7 +94,9 @@ def _download(name: str) -> Path:
 def _require_weights(name: str, folder: Path) -> None:
     weights = [file for pattern in WEIGHT_PATTERNS for file in folder.glob(pattern)]
     lacking = [
-        what for what, there in (("config.json", (folder / "config.json").exists()), ("weights", weights)) if not there
+        what
+        for what, there in (("config.json", (folder / "config.json").exists()), ("weights", weights))
+        if not there
     ]
     if lacking:
         raise PolicyError(

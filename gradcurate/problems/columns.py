@@ -75,7 +75,7 @@ def column_names(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for record in records for name in _names(record)))
 
 
-def lookup(record: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 - a cell may be anything
+def lookup(record: Mapping[str, Any], column: str) -> Any:
     """Return the value of a column, whose name may be dotted; None if the record lacks it."""
     if column in record:
         return record[column]

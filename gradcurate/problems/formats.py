@@ -43,7 +43,7 @@ def _jsonl_row(number: int, line: bytes) -> Row:
     return Row(number, line.decode(errors="replace").rstrip("\r\n"), fault)
 
 
-def _object_row(number: int, value: Any) -> Row:  # noqa: ANN401 - any JSON value
+def _object_row(number: int, value: Any) -> Row:
     if isinstance(value, dict):
         return Row(number, value)
     return Row(number, value, RowError("a JSON object", f"got {shown(value)}"))

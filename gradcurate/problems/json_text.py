@@ -14,7 +14,7 @@ import uuid
 from typing import Any
 
 
-def json_text(value: Any) -> str:  # noqa: ANN401 - any value that a record may hold
+def json_text(value: Any) -> str:
     """Return ``value`` as JSON text, in the order of its keys and with its letters unescaped."""
     return json.dumps(value, ensure_ascii=False, default=text_of_other)
 

@@ -57,7 +57,7 @@ class RowGate:
         self.on_bad_row = on_bad_row
         self.bad_rows: list[BadRow] = []
 
-    def refuse(self, line: int, record: Any, fault: RowError) -> None:  # noqa: ANN401 - a record may be anything
+    def refuse(self, line: int, record: Any, fault: RowError) -> None:
         """Raise `ProblemsError` for the row, or note it as left out."""
         if self.on_bad_row == "stop":
             raise ProblemsError(

@@ -61,7 +61,7 @@ def _entry(scorer: Scorer, question: str | None, answer: str, metadata: dict[str
     return tupled if scorer(answer, tupled) > own_score else entry
 
 
-def _with_tuples(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tuples(item) for key, item in value.items()}
     return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value

@@ -104,7 +104,7 @@ def _check_signature(function: Callable[..., Any], spec: str) -> None:
 
 
 def _run_to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
-    def reward(**request: Any) -> Any:  # noqa: ANN401 - whatever the user returns is judged later
+    def reward(**request: Any) -> Any:
         return asyncio.run(function(**request))
 
     return reward

@@ -22,7 +22,7 @@ def outcome_of(returned: object) -> RewardOutcome:
     return _judge(returned["score"], detail)
 
 
-def _judge(value: Any, detail: dict[str, Any]) -> RewardOutcome:  # noqa: ANN401
+def _judge(value: Any, detail: dict[str, Any]) -> RewardOutcome:
     try:
         # Text such as "1.0" would pass float(), and so would a reward that forgot to compare.
         number = None if isinstance(value, str | bytes) else float(value)
@@ -35,7 +35,7 @@ def _judge(value: Any, detail: dict[str, Any]) -> RewardOutcome:  # noqa: ANN401
     return RewardOutcome(reward=number, detail=detail)
 
 
-def json_safe(value: Any) -> Any:  # noqa: ANN401
+def json_safe(value: Any) -> Any:
     """Return ``value`` in JSON types: arrays become lists, and what JSON cannot hold becomes its text."""
     if value is None or isinstance(value, str | bool | int):
         return value

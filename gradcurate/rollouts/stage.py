@@ -20,13 +20,12 @@ from gradcurate.policies.policy import Policy
 from gradcurate.progress import Progress
 from gradcurate.rewards import RewardOutcome
 from gradcurate.rollouts.randomness import rollout_uniforms
+from gradcurate.rollouts.rewarding import ScoreCompletions
 from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, Completion, PromptedProblem
 from gradcurate.rollouts.transformers_engine import sample_completions
 from gradcurate.store.tables import Fingerprint, write_table
 
 Batch = tuple[PromptedProblem, ...]
-ScoreCompletions = Callable[[Sequence[tuple[PromptedProblem, str]]], list[RewardOutcome]]
-"""Rewards for (problem, completion text) pairs, in order."""
 
 
 @dataclass(frozen=True)
@@ -126,5 +125,3 @@ def _table(
 
 def _lengths(table: pa.Table) -> pa.Array:
     return pc.list_value_length(table["completion_token_ids"])
-
-

@@ -30,12 +30,12 @@ def has_signal(rewards_G: Rewards) -> bool:
 
 def grpo(rewards_G: Rewards) -> Rewards:
     """Return rewards standardised within the group."""
-    return dr_grpo(rewards_G) / (rewards_G.std(ddof=1) + GRPO_EPSILON)
+    return dr_grpo(rewards_G) / (float(rewards_G.std(ddof=1)) + GRPO_EPSILON)
 
 
 def dr_grpo(rewards_G: Rewards) -> Rewards:
     """Return rewards centred within the group."""
-    return rewards_G - rewards_G.mean()
+    return rewards_G - float(rewards_G.mean())
 
 
 def rloo(rewards_G: Rewards) -> Rewards:

@@ -13,6 +13,7 @@ negative alignment.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
@@ -41,10 +42,11 @@ SCORES_SCHEMA = pa.schema(
     ]
 )
 
+Row = dict[str, Any]
 SKETCH_COLUMNS = ["problem_id", "rollout", "norm", "directional", "sketch"]
 
 
-
+@final
 class ProblemGradients:
     """Weighted sums over the rollouts of each problem: sketch, directional derivative, count."""
 
@@ -58,6 +60,11 @@ class ProblemGradients:
         self.sketches[problem_id] = self.sketches.get(problem_id, 0.0) + sketch_K
         self.dots[problem_id] = self.dots.get(problem_id, 0.0) + dot
         self.rollouts[problem_id] = self.rollouts.get(problem_id, 0) + 1
+
+    def total_sketch(self) -> Float[np.ndarray, " K"]:
+        """Return the sum over all problems."""
+        total_K: np.ndarray = np.stack(list(self.sketches.values())).sum(axis=0)
+        return total_K
 
 
 def sum_gradients(folder: Path, split: Split, weights: Mapping[str, Mapping[int, float]]) -> ProblemGradients:
@@ -104,7 +111,7 @@ def score_problems(
     rows = []
     for problem in problems:
         group = groups[problem.problem_id]
-        row = {"problem_id": problem.problem_id, "source": problem.source, "status": group.status}
+        row: Row = {"problem_id": problem.problem_id, "source": problem.source, "status": group.status}
         row |= _reward_statistics(group)
         if group.status == "scored":
             row |= _alignment(problem.problem_id, pool, validation_sketch_K, validation_norm)
@@ -146,9 +153,9 @@ def _alignment(
     }
 
 
-def _rank(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+def _rank(rows: list[Row]) -> list[Row]:
     """Sort by score, ties by id, and number the scored rows from 1."""
-    ordered = sorted(rows, key=lambda row: (-row.get("score", -np.inf), row["problem_id"]))  # type: ignore[operator]
+    ordered = sorted(rows, key=lambda row: (-row.get("score", -np.inf), row["problem_id"]))
     for rank, row in enumerate(ordered, start=1):
         row["rank"] = rank if "score" in row else None
     return ordered

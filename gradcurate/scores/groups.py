@@ -65,7 +65,9 @@ class Group:
 
     def weights(self, advantage: AdvantageName, token_weight: TokenWeightName) -> Float[np.ndarray, " G"]:
         """Return each rollout's weight in the problem's gradient; only for a scored group."""
-        return ADVANTAGES[advantage](self.rewards_G) * TOKEN_WEIGHTS[token_weight](self.response_tokens_G)
+        advantages_G = ADVANTAGES[advantage](self.rewards_G)
+        weights_G: np.ndarray = advantages_G * TOKEN_WEIGHTS[token_weight](self.response_tokens_G)
+        return weights_G
 
 
 def group_rollouts(rollouts: pa.Table) -> list[Group]:

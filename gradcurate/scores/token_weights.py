@@ -23,6 +23,7 @@ def token_sum(response_tokens_G: Int[np.ndarray, " G"]) -> Float[np.ndarray, " G
     return np.ones(len(response_tokens_G))
 
 
-TOKEN_WEIGHTS: dict[
-    TokenWeightName, Callable[[Int[np.ndarray, " G"]], Float[np.ndarray, " G"]]
-] = {"response-mean": response_mean, "token-sum": token_sum}
+TOKEN_WEIGHTS: dict[TokenWeightName, Callable[[Int[np.ndarray, " G"]], Float[np.ndarray, " G"]]] = {
+    "response-mean": response_mean,
+    "token-sum": token_sum,
+}

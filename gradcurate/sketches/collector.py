@@ -46,7 +46,7 @@ def _hook_fused(model: Any, fused: FusedModule, consume: Consumer) -> list[Any]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if name == fused.members[0]:
                 inputs[:] = [args[0].detach()]
-            output.register_hook(lambda grad: on_backward(name, grad))
+            output.register_hook(lambda grad: on_backward(name, grad))  # type: ignore[no-untyped-call]
 
         return hook
 

@@ -7,6 +7,7 @@ weights; its metadata holds a `DirectionRecord`.
 """
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,17 +47,16 @@ def directional_derivatives(
 
 def norm(direction: Direction) -> float:
     """Return the Euclidean length."""
-    return float(sum(matrix.double().square().sum() for matrix in direction.values())) ** 0.5
+    return math.sqrt(sum(matrix.double().square().sum().item() for matrix in direction.values()))
 
 
 def save_direction(direction: Direction, space: GradientSpace, path: Path, record: DirectionRecord) -> None:
     """Write a direction under the checkpoint's own weight names."""
     tensors: dict[str, Tensor] = {}
     for fused in space.modules:
-        parts = direction[fused.name].split(fused.member_features)
+        parts = torch.split(direction[fused.name], list(fused.member_features))
         tensors |= {
-            f"{name}.weight": part.cpu().contiguous()
-            for name, part in zip(fused.members, parts, strict=True)
+            f"{name}.weight": part.cpu().contiguous() for name, part in zip(fused.members, parts, strict=True)
         }
     save_file(tensors, path, metadata={RECORD_KEY: json.dumps(asdict(record))})
 

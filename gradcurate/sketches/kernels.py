@@ -37,7 +37,7 @@ def fft(
         left = _spectrum(output_grads[chunk].float() * projection.output_signs, projection.dim)
         right = _spectrum(inputs[chunk].float() * projection.input_signs, projection.dim)
         spectrum += left.mul_(right).sum(0)
-    return spectrum.mul_(projection.phase)
+    return spectrum * projection.phase
 
 
 def outer(
@@ -45,7 +45,7 @@ def outer(
 ) -> Complex[Tensor, " bins"]:
     """Return the spectrum of one rollout's sketch of one module, by its explicit weight gradient."""
     grad = (output_grads.float() * projection.output_signs).T @ (inputs.float() * projection.input_signs)
-    return _spectrum(_antidiagonal_sums(grad), projection.dim).mul_(projection.phase)
+    return _spectrum(_antidiagonal_sums(grad), projection.dim) * projection.phase
 
 
 KERNELS: dict[KernelName, Kernel] = {"fft": fft, "outer": outer}
@@ -53,7 +53,8 @@ KERNELS: dict[KernelName, Kernel] = {"fft": fft, "outer": outer}
 
 def sketch_from_spectrum(spectrum: Complex[Tensor, "*rows bins"], dim: int) -> Float[Tensor, "*rows K"]:
     """Return the K buckets of summed spectra."""
-    return torch.fft.irfft(spectrum, n=dim)
+    buckets: Tensor = torch.fft.irfft(spectrum, n=dim)
+    return buckets
 
 
 def _spectrum(rows: Float[Tensor, "*T n"], dim: int) -> Complex[Tensor, "*T bins"]:
@@ -64,8 +65,10 @@ def _spectrum(rows: Float[Tensor, "*T n"], dim: int) -> Complex[Tensor, "*T bins
     size = rows.shape[-1]
     if size > dim:
         folds = -(-size // dim)
-        rows = torch.nn.functional.pad(rows, (0, folds * dim - size)).unflatten(-1, (folds, dim)).sum(-2)
-    return torch.fft.rfft(rows, n=dim)
+        rows = torch.nn.functional.pad(rows, (0, folds * dim - size))
+        rows = rows.reshape(*rows.shape[:-1], folds, dim).sum(-2)
+    spectrum: Tensor = torch.fft.rfft(rows, n=dim)
+    return spectrum
 
 
 def _antidiagonal_sums(grad: Float[Tensor, "O I"]) -> Float[Tensor, " O+I-1"]:

@@ -1,14 +1,12 @@
 """The rollouts that a gradient pass is owed: those of groups with a learning signal."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gradcurate.problems.problem import Split
-from gradcurate.scores.advantages import AdvantageName
-from gradcurate.scores.groups import Group
-from gradcurate.scores.token_weights import TokenWeightName
 
 TOKEN_COLUMNS = ["problem_id", "rollout", "split", "prompt_token_ids", "completion_token_ids"]
 
@@ -45,28 +43,22 @@ class LiveRollout:
 
 
 def live_rollouts(
-    rollouts: pa.Table,
-    groups: Iterable[Group],
-    split: Split,
-    advantage: AdvantageName,
-    token_weight: TokenWeightName,
+    rollouts: pa.Table, split: Split, weights: Mapping[str, Mapping[int, float]]
 ) -> list[LiveRollout]:
     """Join one split's rollouts (with `TOKEN_COLUMNS`) with their weights; leave dead groups out."""
-    weights = {
-        (group.problem_id, int(rollout)): float(weight)
-        for group in groups
-        if group.split == split and group.status == "scored"
-        for rollout, weight in zip(group.rollouts_G, group.weights(advantage, token_weight), strict=True)
-    }
+    mine = pc.and_(
+        pc.equal(rollouts["split"], split),
+        pc.is_in(rollouts["problem_id"], value_set=pa.array(weights, pa.string())),
+    )
     return [
         LiveRollout(
-            row["problem_id"],
-            row["rollout"],
-            split,
-            tuple(row["prompt_token_ids"]),
-            tuple(row["completion_token_ids"]),
-            weights[row["problem_id"], row["rollout"]],
+            problem_id=row["problem_id"],
+            rollout=row["rollout"],
+            split=split,
+            prompt=tuple(row["prompt_token_ids"]),
+            completion=tuple(row["completion_token_ids"]),
+            weight=weights[row["problem_id"]][row["rollout"]],
         )
-        for row in rollouts.select(TOKEN_COLUMNS).to_pylist()
-        if row["split"] == split and (row["problem_id"], row["rollout"]) in weights
+        for row in rollouts.filter(mine).select(TOKEN_COLUMNS).to_pylist()
+        if row["rollout"] in weights[row["problem_id"]]
     ]

@@ -120,7 +120,7 @@ def _require_every_matrix(model: Any, linears: dict[str, nn.Linear], inputs: dic
         raise PolicyError(
             "Every matrix of the transformer blocks must belong to a linear module that runs",
             f"{type(model).__name__} also has {', '.join(missed[:3]) or 'no linear module'}"
-            + (f" and {len(missed) - 3} more" if len(missed) > 3 else ""),  # noqa: PLR2004
+            + (f" and {len(missed) - 3} more" if len(missed) > 3 else ""),
             "A gradient without them would be silently smaller; this architecture is not supported yet.",
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from gradcurate.sketches.direction import Direction
+from gradcurate.sketches.direction import Direction, norm
 from gradcurate.sketches.modules import GradientSpace
 
 WeightedRollout = tuple[tuple[int, ...], tuple[int, ...], float]
@@ -28,10 +28,9 @@ def exact_gradient(
         weight.requires_grad_(True).grad = None
     try:
         for prompt, completion, weight in rollouts:
-            (weight * _logprob(model, prompt, completion, temperature)).backward()
+            torch.autograd.backward(weight * _logprob(model, prompt, completion, temperature))
         return {
-            fused.name: torch.cat([_grad(weights[name]) for name in fused.members])
-            for fused in space.modules
+            fused.name: torch.cat([_grad(weights[name]) for name in fused.members]) for fused in space.modules
         }
     finally:
         model.requires_grad_(False)
@@ -41,6 +40,11 @@ def exact_gradient(
 def inner_product(left: Direction, right: Direction) -> float:
     """Return ``<left, right>``, summed in float64."""
     return float(sum((left[name].double() * right[name].double()).sum() for name in left))
+
+
+def cosine(left: Direction, right: Direction) -> float:
+    """Return the cosine of the angle between two gradients."""
+    return inner_product(left, right) / (norm(left) * norm(right))
 
 
 def _logprob(model: Any, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float) -> Tensor:

@@ -64,5 +64,5 @@ def backward_score_functions(model: Any, batch: TokenBatch, temperature: float) 
             reduction="none",
         )
         logprobs = -surprisal.view_as(targets).sum(1)
-        logprobs.sum().backward()
+        torch.autograd.backward(logprobs.sum())
     return logprobs.detach()

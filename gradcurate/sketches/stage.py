@@ -10,6 +10,7 @@ on writing; batches after the last save are run once more for the sum, and their
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gradcurate.errors import NumericalError
-from gradcurate.progress import Progress
+from gradcurate.progress import Progress, Task
 from gradcurate.sketches.direction import Direction, load_direction, norm, save_direction, zero_direction
 from gradcurate.sketches.direction_record import DirectionRecord, read_record
 from gradcurate.sketches.live_rollouts import LiveRollout
@@ -139,7 +140,9 @@ def _resume_direction(stage: SketchStage, sketcher: Sketcher) -> Direction:
     return zero_direction(sketcher.space, device)
 
 
-def _task(stage: SketchStage, batches: Sequence[Batch], name: str, progress: Progress):  # noqa: ANN202
+def _task(
+    stage: SketchStage, batches: Sequence[Batch], name: str, progress: Progress
+) -> AbstractContextManager[Task]:
     done = sum(len(batch) for batch in batches if shard_path(stage.folder, batch).exists())
     return progress.task(name, total=sum(map(len, batches)), done=done, unit="rollouts")
 

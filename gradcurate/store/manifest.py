@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gradcurate.config import Settings, load_settings
 from gradcurate.errors import RunDirectoryError
@@ -33,7 +33,7 @@ class Manifest:
     """
 
     settings: Settings
-    prompt_format: str
+    prompt_format: Literal["chat", "text"]
     policy: str
 
 

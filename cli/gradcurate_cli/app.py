@@ -1,0 +1,53 @@
+"""The Typer app: the list of verbs.
+
+Nothing here, nor at the head of any verb's module, imports torch or any other heavy package, so
+that ``--help`` is instant.
+"""
+
+import os
+
+import typer
+
+from gradcurate_cli.inspect import inspect_problem
+from gradcurate_cli.rollout import rollout
+from gradcurate_cli.score import score
+from gradcurate_cli.select import select
+from gradcurate_cli.sketch import sketch
+from gradcurate_cli.summary import summary
+from gradcurate_cli.verify import verify
+
+EPILOG = (
+    "Exit codes: 0 done; 1 failed; 2 an input cannot be used; 3 no learning signal in the rollouts; "
+    "4 another process holds the run directory; 130 interrupted."
+)
+
+QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+"""Bars and warnings of other libraries would be drawn over gradcurate's own progress."""
+
+app = typer.Typer(
+    name="gradcurate",
+    help="Rank reinforcement-learning problems for a language model by gradient alignment with a "
+    "trusted validation set, and write what any RL trainer loads.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+for verb, name in (
+    (score, "score"),
+    (rollout, "rollout"),
+    (sketch, "sketch"),
+    (select, "select"),
+    (summary, "summary"),
+    (inspect_problem, "inspect"),
+    (verify, "verify"),
+):
+    app.command(name, epilog=EPILOG)(verb)
+
+
+def main() -> None:
+    """Run the command line."""
+    for name, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    app()

@@ -1,0 +1,60 @@
+"""``gradcurate inspect``."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import gradcurate
+from gradcurate_cli.options import JsonOption, RunOption
+from gradcurate_cli.running import console
+from gradcurate_cli.running import run as run_verb
+
+if TYPE_CHECKING:
+    from gradcurate.report.inspection import InspectedRollout, Inspection
+
+
+def inspect_problem(
+    problem_id: Annotated[str, typer.Argument(help="A problem's id, or the beginning of one.")],
+    run: RunOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one problem: its prompt, its rollouts with rewards, its score and why.
+
+    Reads the run directory. Writes nothing.
+
+    Example: gradcurate inspect --run runs/1 3f9c
+    """
+    run_verb(lambda: gradcurate.inspect(run, problem_id), _show, as_json)
+
+
+def _show(inspection: "Inspection") -> None:
+    console.print(f"[bold]{inspection.problem_id}[/bold] ({inspection.split}, {inspection.source})")
+    for message in inspection.prompt:
+        console.print(f"{message['role']}: {message['content']}", markup=False)
+    console.print(f"answer: {inspection.answer}", markup=False)
+    console.print(_why(inspection))
+    for rollout in inspection.rollouts:
+        console.print(f"\n[bold]{_heading(rollout)}[/bold]")
+        console.print(rollout.completion, markup=False)
+
+
+def _why(inspection: "Inspection") -> str:
+    if inspection.status != "scored":
+        return f"no learning signal: {inspection.status}"
+    if inspection.score is None:
+        return "has a learning signal; no score"
+    score = inspection.score
+    return (
+        f"rank {score['rank']}, score {score['score']:+.4f} = dot {score['dot']:.4g} / "
+        f"(norm {score['norm']:.4g} x validation norm); by sketches alone {score['sketched_cosine']:+.4f}"
+    )
+
+
+def _heading(rollout: "InspectedRollout") -> str:
+    reward = rollout.reward_detail.get("error") if rollout.reward is None else f"reward {rollout.reward:g}"
+    parts = [f"rollout {rollout.rollout}", str(reward), f"{rollout.tokens} tokens", rollout.finish_reason]
+    if rollout.weight is not None:
+        parts.append(f"weight {rollout.weight:+.4f}")
+    if rollout.directional is not None:
+        parts.append(f"derivative along validation {rollout.directional:+.4g}")
+    return ", ".join(parts)

@@ -1,0 +1,64 @@
+"""Options shared by verbs; those of settings are made from `gradcurate.config.Settings` itself.
+
+`with_settings` gives a command one option for every setting, so that flags, help texts and types
+have one source. An option that is not given is None, and the TOML file or the default decides.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from gradcurate.config import base_type, flag, setting_fields
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Report no progress.")]
+RunOption = Annotated[str, typer.Option("--run", help="The run directory.", show_default=False)]
+ConfigOption = Annotated[
+    Optional[Path],  # noqa: UP045 (typer reads it)
+    typer.Option("--config", help="A TOML file of settings; flags win over it.", show_default=False),
+]
+
+PANELS = {
+    None: "Inputs and machine",
+    "problems": "Problems",
+    "rollouts": "Rollouts and rewards",
+    "sketches": "Sketches and scores",
+}
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command(settings, ...)`` an option for every setting instead of its first argument."""
+    names = [field.name for field in setting_fields()]
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    def wrapped(**given: Any) -> None:
+        settings = {name: given.pop(name) for name in names}
+        command({name: value for name, value in settings.items() if value is not None}, **given)
+
+    parameters = [*(_parameter(field) for field in setting_fields()), *own]
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
+def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
+    default = (
+        "" if field.default in (None, dataclasses.MISSING) else f"  [dim]\\[default: {field.default}][/dim]"
+    )
+    option = typer.Option(
+        flag(field.name),
+        help=f"{field.metadata['help']}{default}",
+        rich_help_panel=PANELS[field.metadata["stage"]],
+        show_default=False,
+    )
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Optional[base_type(field.name)], option],  # noqa: UP045 (a runtime type)
+    )

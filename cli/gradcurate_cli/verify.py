@@ -1,0 +1,51 @@
+"""``gradcurate verify``."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+import gradcurate
+from gradcurate_cli.options import JsonOption, QuietOption, RunOption
+from gradcurate_cli.progress import progress_for
+from gradcurate_cli.running import console, log
+from gradcurate_cli.running import run as run_verb
+
+if TYPE_CHECKING:
+    from gradcurate.report.verification import Verification
+
+
+def verify(
+    run: RunOption,
+    problems: Annotated[int, typer.Option(help="Problems to compare, spread evenly over the ranking.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare stored scores with exact gradients of the same rollouts, by plain autograd.
+
+    Reads the run directory and the checkpoint. Writes nothing.
+
+    Example: gradcurate verify --run runs/1 --problems 32
+    """
+    progress = progress_for(log, quiet)
+    run_verb(
+        lambda: gradcurate.verify(run, problems=problems, device=device, progress=progress), _show, as_json
+    )
+
+
+def _show(found: "Verification") -> None:
+    table = Table("against exact gradients", "Spearman", "rmse", "worst", "worst problem")
+    for name, fidelity in (("score", found.score), ("cosine of sketches alone", found.sketched_cosine)):
+        table.add_row(
+            name,
+            f"{fidelity.spearman:.4f}",
+            f"{fidelity.rmse:.5f}",
+            f"{fidelity.worst:.5f}",
+            fidelity.worst_problem,
+        )
+    console.print(table)
+    console.print(
+        f"{found.problems} problems, K={found.sketch_dim}, ideal rmse 1/sqrt(K) = {found.ideal_rmse:.5f}, "
+        f"relative error of the validation direction {found.direction_error:.2g}"
+    )

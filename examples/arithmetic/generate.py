@@ -1,0 +1,90 @@
+"""Make pool.jsonl and validation.jsonl with reasoning-gym: the same bytes on every run.
+
+Six skills and difficulties. Some answers of the pool are deliberately wrong; the column
+``corrupted`` marks them for the report, and the ranking never sees it.
+
+    pip install reasoning-gym
+    python generate.py
+"""
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import reasoning_gym
+
+ONE_DIGIT = {"min_digits": 1, "max_digits": 1}
+TWO_DIGITS = {"min_digits": 2, "max_digits": 2}
+TWO_TERMS = {"min_terms": 2, "max_terms": 2}
+
+# source: reasoning-gym dataset, its settings, pool problems, of which corrupted, validation problems
+SOURCES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
+    "sum, one digit": ("chain_sum", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
+    "product, one digit": ("products", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
+    "gcd, up to 12": ("gcd", {"min_numbers": 2, "max_numbers": 2, "max_value": 12}, 20, 4, 4),
+    "sum of three, one digit": ("chain_sum", {"min_terms": 3, "max_terms": 3, **ONE_DIGIT}, 16, 0, 0),
+    "sum, two digits": ("chain_sum", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
+    "product, two digits": ("products", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
+}
+CANDIDATES = 400  # drawn per source, so that enough are left once repeats are dropped
+SEED = 2602
+
+
+def prompt(dataset: str, question: str) -> str:
+    """Word a question in few tokens."""
+    if dataset == "gcd":
+        numbers = re.findall(r"\d+", question)
+        return f"What is the gcd of {' and '.join(numbers)}?"
+    expression = re.search(r"\d[\d+* -]*\d", question)
+    if expression is None:
+        raise ValueError(f"no expression in {question!r}")
+    return f"What is {expression.group()}?"
+
+
+def problems(source: str) -> list[dict[str, Any]]:
+    """Return distinct problems of one source."""
+    dataset, settings, *_ = SOURCES[source]
+    distinct = {}
+    for entry in reasoning_gym.create_dataset(dataset, size=CANDIDATES, seed=SEED, **settings):
+        asked = prompt(dataset, entry["question"])
+        distinct[asked] = {
+            "prompt": asked,
+            "answer": entry["answer"],
+            "source": source,
+            "corrupted": False,
+            "metadata": {"source_dataset": dataset},
+        }
+    return list(distinct.values())
+
+
+def corrupt(problem: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Return the problem with an answer that is near the right one."""
+    wrong = int(problem["answer"]) + rng.choice([-3, -2, -1, 1, 2, 3])
+    return {**problem, "answer": str(wrong), "corrupted": True}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(f"{len(rows)} problems in {path}")
+
+
+def main() -> None:
+    """Write both files beside this script."""
+    rng = random.Random(SEED)
+    pool, validation = [], []
+    for source, (_, _, in_pool, corrupted, in_validation) in SOURCES.items():
+        rows = rng.sample(problems(source), in_pool + in_validation)
+        validation += rows[:in_validation]
+        pool += [corrupt(row, rng) for row in rows[in_validation:][:corrupted]]
+        pool += rows[in_validation + corrupted :]
+    rng.shuffle(pool)
+    folder = Path(__file__).parent
+    write(folder / "pool.jsonl", pool)
+    write(folder / "validation.jsonl", validation)
+
+
+if __name__ == "__main__":
+    main()

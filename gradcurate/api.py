@@ -1,0 +1,274 @@
+"""The verbs of gradcurate as functions; the command line calls these and prints what they return.
+
+Settings are the fields of `gradcurate.config.Settings`, as keywords. Imports are inside the
+functions, so that a verb which needs no model loads no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gradcurate.config import load_settings
+from gradcurate.errors import SettingsError
+from gradcurate.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from gradcurate.report.inspection import Inspection
+    from gradcurate.report.summary import Summary
+    from gradcurate.report.verification import Verification
+    from gradcurate.selection.selection import Strategy
+
+
+@dataclass(frozen=True)
+class RolloutReport:
+    """What `rollout` left in a run directory.
+
+    Attributes:
+        run: The run directory.
+        rollouts: How many rollouts it holds.
+        failed_rollouts: How many of those have no reward.
+        pool_statuses: Pool problems by status.
+        validation_statuses: Validation problems by status.
+    """
+
+    run: str
+    rollouts: int
+    failed_rollouts: int
+    pool_statuses: dict[str, int]
+    validation_statuses: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SketchReport:
+    """What `sketch` left in a run directory.
+
+    Attributes:
+        run: The run directory.
+        sketches: How many rollouts have a sketch.
+        sketch_bytes: What their shards weigh.
+        direction_norm: The length of the validation gradient.
+    """
+
+    run: str
+    sketches: int
+    sketch_bytes: int
+    direction_norm: float
+
+
+@dataclass(frozen=True)
+class SelectReport:
+    """What `select` wrote.
+
+    Attributes:
+        run: The run directory.
+        strategy: How problems were chosen.
+        selected: How many were.
+        scored: Out of how many with a score.
+        export: The dataset's path.
+        recipe: The path of the instructions for the trainer.
+        notes: What the export had to rename, and the like.
+    """
+
+    run: str
+    strategy: str
+    selected: int
+    scored: int
+    export: str
+    recipe: str
+    notes: tuple[str, ...]
+
+
+def score(
+    *, config: str | Path | None = None, progress: Progress | None = None, **settings: Any
+) -> "Summary":
+    """Rank a pool: sample, reward, sketch and score, going on from whatever the run directory has.
+
+    Args:
+        config: A TOML file of settings; keywords win over it.
+        progress: Who is told how far it is.
+        **settings: Fields of `gradcurate.config.Settings`.
+
+    Raises:
+        GradcurateError: See `gradcurate.errors`.
+    """
+    from gradcurate import pipeline
+
+    resolved = load_settings(settings, config)
+    pipeline.score(resolved, progress or Silent())
+    return summary(resolved.run)
+
+
+def rollout(
+    *, config: str | Path | None = None, progress: Progress | None = None, **settings: Any
+) -> RolloutReport:
+    """Sample and reward the rollouts of a run, and stop there; arguments as in `score`."""
+    from gradcurate import pipeline
+    from gradcurate.results import read_groups
+    from gradcurate.scores.groups import count_statuses
+    from gradcurate.store.run_directory import RunDirectory
+
+    resolved = load_settings(settings, config)
+    pipeline.rollout(resolved, progress or Silent())
+    groups = read_groups(RunDirectory(Path(resolved.run)))
+    failed = sum(group.failed for group in groups)
+    return RolloutReport(
+        run=resolved.run,
+        rollouts=sum(len(group.rewards_G) for group in groups) + failed,
+        failed_rollouts=failed,
+        pool_statuses=count_statuses(group for group in groups if group.split == "pool"),
+        validation_statuses=count_statuses(group for group in groups if group.split == "validation"),
+    )
+
+
+def sketch(
+    *, config: str | Path | None = None, progress: Progress | None = None, **settings: Any
+) -> SketchReport:
+    """Sketch the rollouts of a run, and stop there; arguments as in `score`."""
+    import pyarrow.parquet as pq
+
+    from gradcurate import pipeline
+    from gradcurate.sketches.direction_record import read_record
+    from gradcurate.store.run_directory import RunDirectory
+    from gradcurate.store.tables import shard_paths
+
+    resolved = load_settings(settings, config)
+    pipeline.sketch(resolved, progress or Silent())
+    run = RunDirectory(Path(resolved.run))
+    shards = shard_paths(run.sketches)
+    return SketchReport(
+        run=resolved.run,
+        sketches=sum(pq.read_metadata(path).num_rows for path in shards),
+        sketch_bytes=sum(path.stat().st_size for path in shards),
+        direction_norm=read_record(run.direction).norm,
+    )
+
+
+def select(
+    run: str | Path,
+    *,
+    top_k: int | None = None,
+    top_fraction: float | None = None,
+    format: Literal["verl", "trl", "jsonl"] = "jsonl",  # noqa: A002
+    out: str | Path | None = None,
+) -> SelectReport:
+    """Write the best problems of a scored run as a dataset that a trainer loads.
+
+    Args:
+        run: The run directory.
+        top_k: How many problems to take.
+        top_fraction: Or which share of the problems that have a score.
+        format: For which trainer.
+        out: Where to; the run's own ``exports/<format>`` by default.
+    """
+    from gradcurate.exports.export import write_export
+    from gradcurate.exports.rows import SelectedProblem
+    from gradcurate.results import read_problems, read_scores
+    from gradcurate.selection.selection import select_problems
+    from gradcurate.store.lock import locked
+    from gradcurate.store.manifest import read_manifest
+    from gradcurate.store.run_directory import RunDirectory
+    from gradcurate.store.tables import read_fingerprint, write_table
+
+    directory = RunDirectory(Path(run))
+    manifest, scores = read_manifest(directory.manifest), read_scores(directory)
+    strategy = _strategy(top_k, top_fraction)
+    selection = select_problems(scores, strategy)
+    by_id = {p.problem_id: p for p in read_problems(directory) if p.split == "pool"}
+    taken = strategy.count(len(scores) - scores["rank"].null_count)
+    selected = [
+        SelectedProblem(by_id[row["problem_id"]], row["rank"], row["score"])
+        for row in scores.slice(0, taken).to_pylist()
+    ]
+    with locked(directory.root):
+        write_table(directory.selection, selection, "selection", read_fingerprint(directory.scores))
+        export = write_export(
+            format, selected, manifest.prompt_format, Path(out) if out else directory.exports(format)
+        )
+    return SelectReport(
+        run=str(run),
+        strategy=str(strategy),
+        selected=taken,
+        scored=len(scores) - scores["rank"].null_count,
+        export=str(export.path),
+        recipe=str(export.path.with_name("recipe.md")),
+        notes=export.notes,
+    )
+
+
+def verify(
+    run: str | Path, *, problems: int = 32, device: str = "auto", progress: Progress | None = None
+) -> "Verification":
+    """Compare stored scores with exact gradients, for problems spread evenly over the ranking.
+
+    Args:
+        run: The run directory.
+        problems: How many problems to compare.
+        device: Where to run the model.
+        progress: Who is told how far it is.
+    """
+    from gradcurate import pipeline
+    from gradcurate.store.run_directory import RunDirectory
+
+    if problems < 2:
+        raise SettingsError("--problems must be at least 2", f"{problems} was given", "Use 32.")
+    return pipeline.verify(RunDirectory(Path(run)), problems, device, progress or Silent())
+
+
+def inspect(run: str | Path, problem_id: str) -> "Inspection":
+    """Show one problem of a run.
+
+    Args:
+        run: The run directory.
+        problem_id: Its id, or the beginning of one.
+    """
+    from gradcurate import results
+    from gradcurate.report.inspection import find_problem, inspect_problem
+    from gradcurate.store.manifest import read_manifest
+    from gradcurate.store.run_directory import RunDirectory
+
+    directory = RunDirectory(Path(run))
+    problem = find_problem(results.read_problems(directory), problem_id)
+    group = results.read_group(directory, problem)
+    settings = read_manifest(directory.manifest).settings
+    in_pool = problem.split == "pool"
+    rows = results.read_scores(directory).to_pylist() if in_pool and directory.scores.exists() else []
+    return inspect_problem(
+        problem,
+        group,
+        results.rows_of_problem(results.read_rollouts(directory), problem.split, problem.problem_id),
+        results.group_weights(group, settings),
+        results.read_directional(directory, problem.problem_id) if in_pool else {},
+        next((row for row in rows if row["problem_id"] == problem.problem_id), None),
+    )
+
+
+def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summary":
+    """Summarise a scored run.
+
+    Args:
+        run: The run directory.
+        by: Columns of the original records to compare mean scores by, besides the source.
+        top: How many problems of the ranking's head and tail to show.
+    """
+    from gradcurate.report.summary import summarise
+    from gradcurate.results import read_groups, read_problems, read_scores
+    from gradcurate.store.run_directory import RunDirectory
+
+    directory = RunDirectory(Path(run))
+    scores = read_scores(directory).to_pylist()
+    return summarise(str(run), read_problems(directory), read_groups(directory), scores, by, top)
+
+
+def _strategy(top_k: int | None, top_fraction: float | None) -> "Strategy":
+    from gradcurate.selection.selection import TopFraction, TopK
+
+    if top_k is not None and top_fraction is None:
+        return TopK(top_k)
+    if top_fraction is not None and top_k is None:
+        return TopFraction(top_fraction)
+    raise SettingsError(
+        "Exactly one of --top-k and --top-fraction must be given",
+        "neither was" if top_k is None else "both were",
+        "Use --top-k 100, or --top-fraction 0.25.",
+    )

@@ -1,0 +1,152 @@
+"""What a run found, in numbers a person reads at a glance: the ranking, its sources, its spread."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradcurate.problems.problem import Problem
+from gradcurate.scores.groups import Group, count_statuses
+
+EXCERPT_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class RankedProblem:
+    """One line of the ranking."""
+
+    rank: int
+    problem_id: str
+    source: str
+    score: float
+    pass_rate: float
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """Problems that share a value of a column.
+
+    Attributes:
+        column: The column.
+        value: Its value, as text.
+        problems: How many problems have it.
+        scored: How many of those have a score.
+        mean_score: The mean of their scores, or None.
+        mean_pass_rate: The mean pass rate over all of them, or None.
+    """
+
+    column: str
+    value: str
+    problems: int
+    scored: int
+    mean_score: float | None
+    mean_pass_rate: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found.
+
+    Attributes:
+        run: The run directory.
+        pool_statuses: Pool problems by status.
+        validation_statuses: Validation problems by status.
+        pass_rates: Pool problems by pass rate.
+        parts: Mean scores by source, and by any other column asked for.
+        best: The head of the ranking.
+        worst: Its tail.
+    """
+
+    run: str
+    pool_statuses: Mapping[str, int]
+    validation_statuses: Mapping[str, int]
+    pass_rates: Mapping[str, int]
+    parts: tuple[PartSummary, ...]
+    best: tuple[RankedProblem, ...]
+    worst: tuple[RankedProblem, ...]
+
+
+def summarise(
+    run: str,
+    problems: Sequence[Problem],
+    groups: Iterable[Group],
+    scores: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    shown: int,
+) -> Summary:
+    """Summarise a run.
+
+    Args:
+        run: The run directory.
+        problems: Pool and validation.
+        groups: Their rewards.
+        scores: The rows of ``scores.parquet``, best first.
+        columns: Columns of the original records to compare mean scores by, besides the source.
+        shown: How many problems of the ranking's head and tail to keep.
+    """
+    groups = list(groups)
+    by_id = {problem.problem_id: problem for problem in problems if problem.split == "pool"}
+    ranked = [_ranked(row, by_id[row["problem_id"]]) for row in scores if row["rank"] is not None]
+    return Summary(
+        run=run,
+        pool_statuses=count_statuses(group for group in groups if group.split == "pool"),
+        validation_statuses=count_statuses(group for group in groups if group.split == "validation"),
+        pass_rates=_pass_rates(scores),
+        parts=(
+            *_parts("source", scores, lambda row: row["source"]),
+            *(
+                part
+                for column in columns
+                for part in _parts(column, scores, lambda row, c=column: by_id[row["problem_id"]].row.get(c))  # type: ignore[misc]
+            ),
+        ),
+        best=tuple(ranked[:shown]),
+        worst=tuple(ranked[max(shown, len(ranked) - shown) :]),
+    )
+
+
+def _ranked(row: Mapping[str, Any], problem: Problem) -> RankedProblem:
+    text = " ".join(problem.prompt[-1]["content"].split())
+    excerpt = text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
+    return RankedProblem(
+        row["rank"],
+        problem.problem_id,
+        problem.source,
+        row["score"],
+        row["pass_rate"],
+        excerpt,
+        problem.answer,
+    )
+
+
+def _parts(
+    column: str, scores: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any]
+) -> list[PartSummary]:
+    rows_by_value: dict[str, list[Mapping[str, Any]]] = {}
+    for row in scores:
+        rows_by_value.setdefault(str(value(row)), []).append(row)
+    return [_part(column, text, rows) for text, rows in sorted(rows_by_value.items())]
+
+
+def _part(column: str, value: str, rows: Sequence[Mapping[str, Any]]) -> PartSummary:
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    pass_rates = [row["pass_rate"] for row in rows if row["pass_rate"] is not None]
+    return PartSummary(
+        column=column,
+        value=value,
+        problems=len(rows),
+        scored=len(scores),
+        mean_score=statistics.fmean(scores) if scores else None,
+        mean_pass_rate=statistics.fmean(pass_rates) if pass_rates else None,
+    )
+
+
+def _pass_rates(scores: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    edges = {"0": 0.0, "up to 1/4": 0.25, "up to 1/2": 0.5, "up to 3/4": 0.75, "below 1": 1 - 1e-9, "1": 1.0}
+    counts = dict.fromkeys(edges, 0)
+    for row in scores:
+        if row["pass_rate"] is not None:
+            counts[next(name for name, edge in edges.items() if row["pass_rate"] <= edge)] += 1
+    return counts

@@ -1,0 +1,88 @@
+"""Reading back what a run directory holds, as the types of the stages. No model, no torch."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gradcurate.config import Settings
+from gradcurate.errors import RunDirectoryError
+from gradcurate.problems import Problem, Split, table_to_problems
+from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA
+from gradcurate.scores.groups import GROUP_COLUMNS, Group, group_rollouts
+from gradcurate.store.run_directory import RunDirectory, require_stage
+from gradcurate.store.tables import read_shards, read_table, shard_paths
+
+
+def read_problems(run: RunDirectory) -> tuple[Problem, ...]:
+    """Return the problems of a run, validation and pool."""
+    require_stage(run.problems, "gradcurate score")
+    return table_to_problems(read_table(run.problems))
+
+
+def read_rollouts(run: RunDirectory, columns: list[str] | None = None) -> pa.Table:
+    """Return the rollouts of a run."""
+    return read_shards(run.rollouts, ROLLOUTS_SCHEMA, columns)
+
+
+def read_groups(run: RunDirectory) -> list[Group]:
+    """Return the groups of a run, validation and pool."""
+    return group_rollouts(read_rollouts(run, GROUP_COLUMNS))
+
+
+def read_group(run: RunDirectory, problem: Problem) -> Group:
+    """Return the rewards of one problem's rollouts.
+
+    Raises:
+        RunDirectoryError: It has none yet.
+    """
+    for group in read_groups(run):
+        if (group.split, group.problem_id) == (problem.split, problem.problem_id):
+            return group
+    raise RunDirectoryError(
+        f"Problem {problem.problem_id} must have rollouts",
+        f"{run.rollouts} has none of it yet",
+        "Run `gradcurate rollout` first.",
+    )
+
+
+def read_scores(run: RunDirectory) -> pa.Table:
+    """Return the scores of a run, best first."""
+    require_stage(run.scores, "gradcurate score")
+    return read_table(run.scores)
+
+
+def read_directional(run: RunDirectory, problem_id: str) -> dict[int, float | None]:
+    """Return the stored derivatives of one pool problem's rollouts along the validation direction."""
+    found: dict[int, float | None] = {}
+    for path in shard_paths(run.sketches):
+        if path.name.startswith("pool-"):
+            rows = read_table(path, ["problem_id", "rollout", "directional"])
+            mine = rows.filter(pc.equal(rows["problem_id"], problem_id))
+            found |= dict(zip(mine["rollout"].to_pylist(), mine["directional"].to_pylist(), strict=True))
+    return found
+
+
+def group_weights(group: Group, settings: Settings) -> dict[int, float]:
+    """Return each rollout's weight under a run's settings; empty for a group without a signal."""
+    if group.status != "scored":
+        return {}
+    weights = group.weights(settings.advantage, settings.token_weight)
+    return dict(zip(group.rollouts_G.tolist(), weights.tolist(), strict=True))
+
+
+def split_weights(groups: Iterable[Group], split: Split, settings: Settings) -> dict[str, dict[int, float]]:
+    """Return the weights of one split's scored groups, by problem and rollout."""
+    return {
+        group.problem_id: group_weights(group, settings)
+        for group in groups
+        if group.split == split and group.status == "scored"
+    }
+
+
+def rows_of_problem(table: pa.Table, split: Split, problem_id: str) -> list[dict[str, Any]]:
+    """Return one problem's rows of a table of rollouts."""
+    mine = pc.and_(pc.equal(table["problem_id"], problem_id), pc.equal(table["split"], split))
+    rows: list[dict[str, Any]] = table.filter(mine).to_pylist()
+    return rows
