@@ -3,17 +3,20 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import final
 
 from rich.console import Console
+from rich import progress as rich_progress
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from gradcurate.progress import Progress, Task
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -25,7 +28,8 @@ def progress_for(console: Console, quiet: bool) -> "Bars | Lines | None":
     return Bars(console) if console.is_terminal else Lines(console)
 
 
-class Bars:
+@final
+class Bars(Progress):
     """One bar per stage."""
 
     def __init__(self, console: Console) -> None:
@@ -43,12 +47,13 @@ class Bars:
             TextColumn("eta"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._console) as progress:
+        with rich_progress.Progress(*columns, console=self._console) as progress:
             yield _Bar(progress, progress.add_task(name, total=total, completed=done, rate=""))
 
 
-class _Bar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+@final
+class _Bar(Task):
+    def __init__(self, progress: rich_progress.Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
         self._meter = _Meter()
 
@@ -57,7 +62,8 @@ class _Bar:
         self._progress.update(self._task, advance=done, rate=self._meter.token_rate())
 
 
-class Lines:
+@final
+class Lines(Progress):
     """A line when a stage starts, every few seconds while it runs, and when it ends."""
 
     def __init__(self, console: Console) -> None:
@@ -73,7 +79,8 @@ class Lines:
         line.close()
 
 
-class _Line:
+@final
+class _Line(Task):
     def __init__(self, console: Console, name: str, total: int, done: int, unit: str) -> None:
         self._console, self._name, self._total, self._done, self._unit = console, name, total, done, unit
         self._meter, self._printed = _Meter(), time.monotonic()
@@ -96,6 +103,7 @@ class _Line:
         self._console.print(f"{self._name}: {text}")
 
 
+@final
 class _Meter:
     """Counts what was done since the stage opened."""
 

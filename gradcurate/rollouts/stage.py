@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gradcurate.config import Settings
 from gradcurate.policies.policy import Policy
@@ -70,7 +69,7 @@ def run_rollouts(stage: RolloutStage, batches: Sequence[Batch], name: str, progr
         for batch in owed:
             table = _roll_out(stage, batch)
             write_table(shard_path(stage.folder, batch), table, "rollouts", stage.fingerprint)
-            task.advance(len(table), tokens=int(pc.sum(_lengths(table)).as_py()))
+            task.advance(len(table), tokens=len(table["completion_token_ids"].combine_chunks().flatten()))
 
 
 def _roll_out(stage: RolloutStage, batch: Batch) -> pa.Table:
@@ -121,7 +120,3 @@ def _table(
         )
     ]
     return pa.Table.from_pylist(rows, schema=ROLLOUTS_SCHEMA)
-
-
-def _lengths(table: pa.Table) -> pa.Array:
-    return pc.list_value_length(table["completion_token_ids"])

