@@ -255,6 +255,8 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
     from gradcurate.results import read_groups, read_problems, read_scores
     from gradcurate.store.run_directory import RunDirectory
 
+    if top < 0:
+        raise SettingsError("--top must be 0 or more", f"{top} was given", "Use 10.")
     directory = RunDirectory(Path(run))
     scores = read_scores(directory).to_pylist()
     return summarise(str(run), read_problems(directory), read_groups(directory), scores, by, top)

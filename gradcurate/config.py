@@ -18,13 +18,14 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MultipleOf
+from annotated_types import BaseMetadata, Ge, Gt, Le, MultipleOf
 
 from gradcurate.errors import SettingsError
 
 Stage = Literal["problems", "rollouts", "sketches"]
+_INT64_MAX = 2**63 - 1  # what the columns that store seeds can hold
 
 
 def _setting(help: str, *, stage: Stage | None, default: Any = dataclasses.MISSING) -> Any:  # noqa: A002
@@ -34,6 +35,8 @@ def _setting(help: str, *, stage: Stage | None, default: Any = dataclasses.MISSI
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that a run depends on."""
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"allow_inf_nan": False}
 
     pool: str = _setting("Problems to rank: JSONL, Parquet, CSV, or a Hugging Face dataset id.", stage=None)
     validation: str = _setting(
@@ -68,7 +71,9 @@ class Settings:
         "Sampling temperature; gradients are taken at the same one.", stage="rollouts", default=1.0
     )
     top_p: Annotated[float, Gt(0), Le(1)] = _setting("Nucleus sampling.", stage="rollouts", default=1.0)
-    seed: Annotated[int, Ge(0)] = _setting("Seed of the sampled tokens.", stage="rollouts", default=0)
+    seed: Annotated[int, Ge(0), Le(_INT64_MAX)] = _setting(
+        "Seed of the sampled tokens.", stage="rollouts", default=0
+    )
     prompt_format: Literal["auto", "chat", "text"] = _setting(
         "Render prompts with the chat template, as plain text, or as the file and tokenizer allow.",
         stage="rollouts",
@@ -95,7 +100,9 @@ class Settings:
     sketch_dim: Annotated[int, Ge(64), MultipleOf(2)] = _setting(
         "Numbers stored per rollout (K).", stage="sketches", default=4096
     )
-    sketch_seed: Annotated[int, Ge(0)] = _setting("Seed of the projection.", stage="sketches", default=0)
+    sketch_seed: Annotated[int, Ge(0), Le(_INT64_MAX)] = _setting(
+        "Seed of the projection.", stage="sketches", default=0
+    )
     kernel: Literal["fft", "outer"] = _setting(
         "How sketches are computed; both give the same.", stage="sketches", default="fft"
     )
@@ -136,7 +143,8 @@ def load_settings(given: Mapping[str, Any], config: str | Path | None = None) ->
     """
     from pydantic import TypeAdapter, ValidationError  # 0.2 s that --help need not pay
 
-    merged = {**(_read_toml(Path(config)) if config else {}), **given}
+    both = {**(_read_toml(Path(config)) if config else {}), **given}
+    merged = {name: str(value) if isinstance(value, Path) else value for name, value in both.items()}
     _require_known(merged)
     _require_complete(merged)
     try:
@@ -145,7 +153,7 @@ def load_settings(given: Mapping[str, Any], config: str | Path | None = None) ->
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise SettingsError(
-            f"{flag(name)} must be {_expectation(name, str(first['msg']))}",
+            f"{flag(name)} must be {_expectation(name)}",
             f"{first['input']!r} was given",
             f"Change {flag(name)}, or {name} in the TOML file.",
         ) from error
@@ -153,15 +161,14 @@ def load_settings(given: Mapping[str, Any], config: str | Path | None = None) ->
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(
             "--config must name a readable TOML file", f"{path}: {error.strerror}", "Check the path."
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(
-            "--config must name a valid TOML file", f"{path}: {error}", "Correct that line."
+            "--config must name a valid TOML file", f"{path}: {error}", "Correct that file."
         ) from error
 
 
@@ -182,17 +189,28 @@ def _require_complete(given: Mapping[str, Any]) -> None:
     if missing:
         raise SettingsError(
             f"{', '.join(flag(name) for name in missing)} must be given",
-            "neither the command nor the TOML file does",
+            "neither the command nor a TOML file gives a value",
             f"Add {flag(missing[0])} VALUE.",
         )
 
 
-def _expectation(name: str, message: str) -> str:
-    """Return what a field accepts: its choices, or pydantic's words for its bounds and type."""
-    declared = typing.get_type_hints(Settings)[name]
+_KINDS = {int: "an integer", float: "a number", str: "text"}
+_BOUNDS: Mapping[type[BaseMetadata], str] = {
+    Ge: "at least",
+    Gt: "above",
+    Le: "at most",
+    MultipleOf: "a multiple of",
+}
+
+
+def _expectation(name: str) -> str:
+    """Return in words what a field accepts: its choices, or its type and bounds."""
+    declared = base_type(name)
     if typing.get_origin(declared) is Literal:
         return "one of " + ", ".join(typing.get_args(declared))
-    return message.removeprefix("Input should be ").removeprefix("a valid ")
+    bounds = getattr(typing.get_type_hints(Settings, include_extras=True)[name], "__metadata__", ())
+    words = " and ".join(f"{_BOUNDS[type(bound)]} {dataclasses.astuple(bound)[0]}" for bound in bounds)
+    return f"{_KINDS[declared]}, {words}" if words else _KINDS[declared]
 
 
 def base_type(name: str) -> Any:

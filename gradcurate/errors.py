@@ -73,3 +73,9 @@ class LockedError(GradcurateError):
 
 class NumericalError(GradcurateError):
     """A gradient or score is NaN or infinite."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of another library says as a clause: one line, and no full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(" .:!")

@@ -39,42 +39,56 @@ from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import Sketcher, build_sketcher
 from gradcurate.store.lock import locked
 from gradcurate.store.manifest import Manifest, read_manifest, write_manifest
-from gradcurate.store.run_directory import RunDirectory, require_same_fingerprint, require_same_shards
+from gradcurate.store.run_directory import (
+    RunDirectory,
+    require_same_fingerprint,
+    require_same_shards,
+    require_stage,
+)
 from gradcurate.store.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "pool")
+FEWEST_TO_COMPARE = 2
 
 
 def score(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its scores."""
-    with _opened(settings) as (run, inputs, policy):
-        _roll_out(settings, run, inputs, policy, progress)
+    inputs = read_inputs(settings)
+    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, policy):
+        _roll_out(settings, run, inputs, policy, rewards, progress)
         _sketch(settings, run, inputs, policy, progress)
         _score(settings, run, inputs)
 
 
 def rollout(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its rewarded rollouts."""
-    with _opened(settings) as (run, inputs, policy):
-        _roll_out(settings, run, inputs, policy, progress)
+    inputs = read_inputs(settings)
+    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, policy):
+        _roll_out(settings, run, inputs, policy, rewards, progress)
 
 
 def sketch(settings: Settings, progress: Progress) -> None:
     """Take a run from its rollouts to its sketches."""
-    with _opened(settings) as (run, inputs, policy):
+    require_stage(RunDirectory(Path(settings.run)).problems, "gradcurate rollout")
+    inputs = read_inputs(settings)
+    with _opened(settings, inputs) as (run, policy):
+        _require_all_rollouts(settings, run, inputs)
         _sketch(settings, run, inputs, policy, progress)
 
 
+def _rewards(settings: Settings) -> RewardPool:
+    """Load the reward: it is opened before the run directory, so a faulty one leaves nothing behind."""
+    return RewardPool(settings.reward, settings.reward_workers, settings.reward_timeout_seconds)
+
+
 @contextmanager
-def _opened(settings: Settings) -> Iterator[tuple[RunDirectory, Inputs, Callable[[], Policy]]]:
-    """Check all inputs, then hold the run directory, refusing one of other settings."""
+def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, Callable[[], Policy]]]:
+    """Hold the run directory, refusing one of other settings."""
     run = RunDirectory(Path(settings.run))
-    inputs = read_inputs(settings)
     with locked(run.root):
         _record(settings, run, inputs)
         yield (
             run,
-            inputs,
             functools.cache(
                 lambda: load_policy(inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device)
             ),
@@ -95,24 +109,45 @@ def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
 
 
 def _roll_out(
-    settings: Settings, run: RunDirectory, inputs: Inputs, policy: Callable[[], Policy], progress: Progress
+    settings: Settings,
+    run: RunDirectory,
+    inputs: Inputs,
+    policy: Callable[[], Policy],
+    rewards: RewardPool,
+    progress: Progress,
 ) -> None:
-    batches = {
-        split: rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings) for split in SPLITS
-    }
-    with RewardPool(settings.reward, settings.reward_workers, settings.reward_timeout_seconds) as pool:
-        stage = rollout_stage.RolloutStage(
-            policy=policy,
-            reward=completion_scorer(pool, read_problems(run)),
-            settings=settings,
-            folder=run.rollouts,
-            fingerprint=inputs.fingerprints["rollouts"],
-            policy_fingerprint=str(inputs.fingerprints["rollouts"]["policy"]),
+    stage = rollout_stage.RolloutStage(
+        policy=policy,
+        reward=completion_scorer(rewards, read_problems(run)),
+        settings=settings,
+        folder=run.rollouts,
+        fingerprint=inputs.fingerprints["rollouts"],
+        policy_fingerprint=str(inputs.fingerprints["rollouts"]["policy"]),
+    )
+    for split in SPLITS:
+        batches = rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings)
+        rollout_stage.run_rollouts(stage, batches, f"roll out {split}", progress)
+        if split == "validation":
+            _require_validation_signal(read_groups(run))
+    rewards.close()  # the gradient passes need the memory
+
+
+def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
+    """Refuse to sketch a part of a run: the validation direction would be that of the part."""
+    batches = [
+        batch
+        for split in SPLITS
+        for batch in rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings)
+    ]
+    lacking = sum(
+        len(batch) for batch in batches if not rollout_stage.shard_path(run.rollouts, batch).exists()
+    )
+    if lacking:
+        raise RunDirectoryError(
+            "Every problem must have its rollouts before any is sketched",
+            f"{lacking} of {len(inputs.problems)} problems in {run.root} have none yet",
+            "Run `gradcurate rollout` first.",
         )
-        for split in SPLITS:
-            rollout_stage.run_rollouts(stage, batches[split], f"roll out {split}", progress)
-            if split == "validation":
-                _require_validation_signal(read_groups(run))
 
 
 def _require_validation_signal(groups: Sequence[Group]) -> None:
@@ -176,6 +211,7 @@ def verify(run: RunDirectory, problems: int, device: str, progress: Progress) ->
     settings = manifest.settings
     scores, groups = read_scores(run), read_groups(run)
     ranked = {row["problem_id"]: row for row in scores.to_pylist() if row["rank"] is not None}
+    _require_ranking(ranked)
     chosen = evenly_spaced(list(ranked), problems)
     policy = _same_policy(manifest, device)
     space = find_gradient_space(policy.model)
@@ -202,6 +238,15 @@ def verify(run: RunDirectory, problems: int, device: str, progress: Progress) ->
         sketched_cosine=compare(cosines, {p: ranked[p]["sketched_cosine"] for p in chosen}),
         direction_error=norm({n: stored[n] - direction[n] for n in stored}) / norm(direction),
     )
+
+
+def _require_ranking(ranked: Collection[str]) -> None:
+    if len(ranked) < FEWEST_TO_COMPARE:
+        raise NoSignalError(
+            f"At least {FEWEST_TO_COMPARE} problems must have a score to compare rankings",
+            f"{len(ranked)} of the pool has one" if ranked else "none of the pool has one",
+            "Score a larger pool, or use more --rollouts or a higher --temperature.",
+        )
 
 
 def _same_policy(manifest: Manifest, device: str) -> Policy:

@@ -2,6 +2,7 @@ import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for each other
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest

@@ -4,7 +4,9 @@ Nothing here, nor at the head of any verb's module, imports torch or any other h
 that ``--help`` is instant.
 """
 
+import inspect
 import os
+from collections.abc import Callable
 
 import typer
 
@@ -23,6 +25,13 @@ EPILOG = (
 
 QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 """Bars and warnings of other libraries would be drawn over gradcurate's own progress."""
+
+
+def _help(verb: Callable[..., None]) -> str:
+    """Return a verb's docstring with one line a paragraph, for typer keeps the source's line breaks."""
+    paragraphs = (inspect.getdoc(verb) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
 
 app = typer.Typer(
     name="gradcurate",
@@ -43,7 +52,7 @@ for verb, name in (
     (inspect_problem, "inspect"),
     (verify, "verify"),
 ):
-    app.command(name, epilog=EPILOG)(verb)
+    app.command(name, help=_help(verb), epilog=EPILOG)(verb)
 
 
 def main() -> None:

@@ -28,14 +28,14 @@ def inspect_problem(
 
 
 def _show(inspection: "Inspection") -> None:
-    console.print(f"[bold]{inspection.problem_id}[/bold] ({inspection.split}, {inspection.source})")
+    console.print(f"{inspection.problem_id} ({inspection.split}, {inspection.source})", style="bold")
     for message in inspection.prompt:
-        console.print(f"{message['role']}: {message['content']}", markup=False)
-    console.print(f"answer: {inspection.answer}", markup=False)
+        console.print(f"{message['role']}: {message['content']}")
+    console.print(f"answer: {inspection.answer}")
     console.print(_why(inspection))
     for rollout in inspection.rollouts:
-        console.print(f"\n[bold]{_heading(rollout)}[/bold]")
-        console.print(rollout.completion, markup=False)
+        console.print(f"\n{_heading(rollout)}", style="bold")
+        console.print(rollout.completion)
 
 
 def _why(inspection: "Inspection") -> str:
@@ -45,16 +45,19 @@ def _why(inspection: "Inspection") -> str:
         return "has a learning signal; no score"
     score = inspection.score
     return (
-        f"rank {score['rank']}, score {score['score']:+.4f} = dot {score['dot']:.4g} / "
-        f"(norm {score['norm']:.4g} x validation norm); by sketches alone {score['sketched_cosine']:+.4f}"
+        f"rank {score['rank']}, score {score['score']:+.4f}, by sketches alone "
+        f"{score['sketched_cosine']:+.4f}\n"
+        f"dot with the validation gradient {score['dot']:+.4g}, norm {score['norm']:.4g}"
     )
 
 
 def _heading(rollout: "InspectedRollout") -> str:
-    reward = rollout.reward_detail.get("error") if rollout.reward is None else f"reward {rollout.reward:g}"
-    parts = [f"rollout {rollout.rollout}", str(reward), f"{rollout.tokens} tokens", rollout.finish_reason]
+    failure = f"no reward ({rollout.reward_detail.get('error')})"
+    reward = failure if rollout.reward is None else f"reward {rollout.reward:g}"
+    end = ", cut off" if rollout.finish_reason == "length" else ""
+    parts = [reward, f"{rollout.tokens} tokens{end}"]
     if rollout.weight is not None:
         parts.append(f"weight {rollout.weight:+.4f}")
     if rollout.directional is not None:
-        parts.append(f"derivative along validation {rollout.directional:+.4g}")
-    return ", ".join(parts)
+        parts.append(f"along validation {rollout.directional:+.4g}")
+    return f"rollout {rollout.rollout}: {', '.join(parts)}"

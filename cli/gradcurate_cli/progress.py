@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
-from rich.console import Console
 from rich import progress as rich_progress
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -42,7 +42,7 @@ class Bars(Progress):
             TextColumn(f"{name:<18}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{unit} {{task.fields[rate]}}"),
+            TextColumn(f"{unit}{{task.fields[rate]}}"),
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
@@ -91,13 +91,12 @@ class _Line(Task):
         if time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
             remaining = self._meter.remaining_seconds(self._total - self._done)
-            self._say(
-                f"{self._done}/{self._total} {self._unit} {self._meter.token_rate()}, {remaining:.0f} s left"
-            )
+            rate = self._meter.token_rate()
+            self._say(f"{self._done}/{self._total} {self._unit}{rate}, {remaining:.0f} s left")
 
     def close(self) -> None:
         if self._meter.done:
-            self._say(f"done in {self._meter.seconds():.0f} s {self._meter.token_rate()}")
+            self._say(f"done in {self._meter.seconds():.0f} s{self._meter.token_rate()}")
 
     def _say(self, text: str) -> None:
         self._console.print(f"{self._name}: {text}")
@@ -118,7 +117,7 @@ class _Meter:
         return time.monotonic() - self._started
 
     def token_rate(self) -> str:
-        return f"({self.tokens / self.seconds():.0f} tokens/s)" if self.tokens else ""
+        return f" ({self.tokens / self.seconds():.0f} tokens/s)" if self.tokens else ""
 
     def remaining_seconds(self, owed: int) -> float:
         return owed * self.seconds() / self.done

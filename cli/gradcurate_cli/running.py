@@ -12,14 +12,18 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from gradcurate.errors import GradcurateError
 
 Result = TypeVar("Result")
 INTERRUPTED = 130
 
-console = Console(highlight=False)
-log = Console(stderr=True, highlight=False)
+# What people wrote may hold "[/b]" or ":warning:", and is printed as it is, unbroken.
+console, log = (
+    Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for stderr in (False, True)
+)
 
 
 def run(call: Callable[[], Result], show: Callable[[Result], None], as_json: bool) -> None:
@@ -27,7 +31,7 @@ def run(call: Callable[[], Result], show: Callable[[Result], None], as_json: boo
     with _reporting_errors(as_json):
         result = call()
         if as_json:
-            sys.stdout.write(json.dumps(_plain(result), ensure_ascii=False) + "\n")
+            _write_json(_plain(result))
         else:
             show(result)
 
@@ -38,21 +42,18 @@ def _reporting_errors(as_json: bool) -> Iterator[None]:
         yield
     except GradcurateError as error:
         if as_json:
-            kind = type(error).__name__
             fields = {"expected": error.expected, "received": error.received, "remedy": error.remedy}
-            sys.stdout.write(json.dumps({"error": {"kind": kind, **fields}}, ensure_ascii=False) + "\n")
-        log.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", soft_wrap=True)
+            _write_json({"error": {"kind": type(error).__name__, **fields}})
+        log.print(Text.assemble(("error:", "bold red"), " ", " ".join(str(error).split())))
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         log.print("interrupted; finished batches are kept, and the same command goes on from them")
         raise typer.Exit(INTERRUPTED) from error
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
 def _plain(result: Any) -> Any:
     return dataclasses.asdict(result)
+
+
+def _write_json(result: Any) -> None:
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")

@@ -47,6 +47,6 @@ def select(
 def _show(report: SelectReport) -> None:
     console.print(f"{report.selected} of {report.scored} scored problems ({report.strategy})")
     for note in report.notes:
-        console.print(f"note: {note}", markup=False)
-    console.print(f"dataset: {report.export}", soft_wrap=True)
-    console.print(f"how to train on it: {report.recipe}", soft_wrap=True)
+        console.print(f"note: {note}")
+    console.print(f"dataset: {report.export}")
+    console.print(f"how to train on it: {report.recipe}")

@@ -10,6 +10,7 @@ import gradcurate
 from gradcurate_cli.options import JsonOption, RunOption
 from gradcurate_cli.running import console
 from gradcurate_cli.running import run as run_verb
+from gradcurate_cli.tables import add_columns, cut, open_table
 
 if TYPE_CHECKING:
     from gradcurate.report.summary import PartSummary, RankedProblem, Summary
@@ -35,15 +36,16 @@ def summary(
 
 def show_summary(summary: "Summary") -> None:
     """Print a summary for people."""
-    console.print(_ranking("best aligned", summary.best))
-    if summary.worst:
-        console.print(_ranking("worst aligned", summary.worst))
-    console.print(_parts(summary.parts))
-    spread = ", ".join(f"{count} at {name}" for name, count in summary.pass_rates.items() if count)
-    console.print(f"pass rates of the pool: {spread}")
+    for title, ranked in (("best aligned", summary.best), ("worst aligned", summary.worst)):
+        if ranked:
+            console.print(_ranking(title, ranked), "")
+    console.print(_parts(summary.parts), "")
+    console.print(_pass_rates(summary.pass_rates), "")
     console.print(status_line("pool", summary.pool_statuses))
     console.print(status_line("validation", summary.validation_statuses))
-    console.print(f"scores: {summary.run}/scores.parquet", soft_wrap=True)
+    if summary.failed_rollouts:
+        console.print(f"rollouts without a reward: {summary.failed_rollouts}; `gradcurate inspect` shows why")
+    console.print(f"scores: {summary.run}/scores.parquet")
 
 
 def status_line(split: str, statuses: Mapping[str, int]) -> str:
@@ -53,24 +55,31 @@ def status_line(split: str, statuses: Mapping[str, int]) -> str:
 
 
 def _ranking(title: str, ranked: "Sequence[RankedProblem]") -> Table:
-    table = Table("rank", "score", "pass rate", "source", "problem", "prompt", "answer", title=title)
+    table = open_table(title)
+    add_columns(table, ("rank", "score", "pass"))
+    table.add_column("source", max_width=17)
+    add_columns(table, ("problem",), justify="left")
+    table.add_column("prompt")
     for row in ranked:
-        table.add_row(
-            str(row.rank),
-            f"{row.score:+.4f}",
-            f"{row.pass_rate:.2f}",
-            row.source,
-            row.problem_id,
-            row.prompt,
-            row.answer,
-        )
+        texts = (cut(text) for text in (row.source, row.problem_id, row.prompt))
+        table.add_row(str(row.rank), f"{row.score:+.4f}", f"{row.pass_rate:.2f}", *texts)
     return table
 
 
 def _parts(parts: "Sequence[PartSummary]") -> Table:
-    table = Table("column", "value", "problems", "scored", "mean score", "mean pass rate")
+    table = open_table("mean scores")
+    for name in ("column", "value"):
+        table.add_column(name)
+    add_columns(table, ("problems", "scored", "mean score", "mean pass"))
     for part in parts:
         score = "" if part.mean_score is None else f"{part.mean_score:+.4f}"
         rate = "" if part.mean_pass_rate is None else f"{part.mean_pass_rate:.2f}"
-        table.add_row(part.column, part.value, str(part.problems), str(part.scored), score, rate)
+        table.add_row(cut(part.column), cut(part.value), str(part.problems), str(part.scored), score, rate)
+    return table
+
+
+def _pass_rates(counts: Mapping[str, int]) -> Table:
+    table = open_table("pass rates of the pool")
+    add_columns(table, ("pass rate", *counts))
+    table.add_row("problems", *(str(count) for count in counts.values()))
     return table

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 import gradcurate
 from gradcurate_cli.options import JsonOption, QuietOption, RunOption
 from gradcurate_cli.progress import progress_for
 from gradcurate_cli.running import console, log
 from gradcurate_cli.running import run as run_verb
+from gradcurate_cli.tables import add_columns, cut, open_table
 
 if TYPE_CHECKING:
     from gradcurate.report.verification import Verification
@@ -35,17 +35,14 @@ def verify(
 
 
 def _show(found: "Verification") -> None:
-    table = Table("against exact gradients", "Spearman", "rmse", "worst", "worst problem")
-    for name, fidelity in (("score", found.score), ("cosine of sketches alone", found.sketched_cosine)):
-        table.add_row(
-            name,
-            f"{fidelity.spearman:.4f}",
-            f"{fidelity.rmse:.5f}",
-            f"{fidelity.worst:.5f}",
-            fidelity.worst_problem,
-        )
-    console.print(table)
-    console.print(
-        f"{found.problems} problems, K={found.sketch_dim}, ideal rmse 1/sqrt(K) = {found.ideal_rmse:.5f}, "
-        f"relative error of the validation direction {found.direction_error:.2g}"
-    )
+    table = open_table(f"against the exact gradients of {found.problems} problems")
+    table.add_column("stored")
+    add_columns(table, ("Spearman", "rmse", "worst"))
+    add_columns(table, ("worst problem",), justify="left")
+    for name, fidelity in (("score", found.score), ("cosine of sketches", found.sketched_cosine)):
+        spearman = "undefined" if fidelity.spearman is None else f"{fidelity.spearman:.4f}"
+        numbers = (spearman, f"{fidelity.rmse:.5f}", f"{fidelity.worst:.5f}")
+        table.add_row(name, *numbers, cut(fidelity.worst_problem))
+    console.print(table, "")
+    console.print(f"rmse of an ideal sketch, 1/sqrt(K={found.sketch_dim}): {found.ideal_rmse:.5f}")
+    console.print(f"relative error of the validation direction: {found.direction_error:.2g}")

@@ -21,12 +21,12 @@ TWO_TERMS = {"min_terms": 2, "max_terms": 2}
 
 # source: reasoning-gym dataset, its settings, pool problems, of which corrupted, validation problems
 SOURCES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
-    "sum, one digit": ("chain_sum", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
-    "product, one digit": ("products", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
-    "gcd, up to 12": ("gcd", {"min_numbers": 2, "max_numbers": 2, "max_value": 12}, 20, 4, 4),
-    "sum of three, one digit": ("chain_sum", {"min_terms": 3, "max_terms": 3, **ONE_DIGIT}, 16, 0, 0),
-    "sum, two digits": ("chain_sum", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
-    "product, two digits": ("products", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
+    "sum-1": ("chain_sum", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
+    "product-1": ("products", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
+    "gcd-12": ("gcd", {"min_numbers": 2, "max_numbers": 2, "max_value": 12}, 20, 4, 4),
+    "sum3-1": ("chain_sum", {"min_terms": 3, "max_terms": 3, **ONE_DIGIT}, 16, 0, 0),
+    "sum-2": ("chain_sum", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
+    "product-2": ("products", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
 }
 CANDIDATES = 400  # drawn per source, so that enough are left once repeats are dropped
 SEED = 2602

@@ -9,11 +9,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradcurate.errors import PolicyError
+from gradcurate.errors import PolicyError, first_line
 from gradcurate.policies.digests import files_digest
 from gradcurate.policies.gguf import DEMO_ALIAS, converted_gguf, demo_gguf
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+ADAPTER_CONFIG = "adapter_config.json"
 IDENTITY_PATTERNS = (*WEIGHT_PATTERNS, "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 
 
@@ -52,12 +53,41 @@ def find_checkpoint(name: str) -> Checkpoint:
         PolicyError: Nothing of that name is a checkpoint.
     """
     folder = _folder(name)
-    if not (folder / "adapter_config.json").exists():
-        _require_weights(name, folder)
-        return Checkpoint(name, folder)
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = str(settings.get("base_model_name_or_path"))
-    return Checkpoint(name, find_checkpoint(base).folder, adapter=folder)
+    if (folder / ADAPTER_CONFIG).exists():
+        return Checkpoint(name, _base_folder(name, folder), adapter=folder)
+    _require_weights(name, folder)
+    return Checkpoint(name, folder)
+
+
+def _base_folder(name: str, adapter: Path) -> Path:
+    """Return the folder of full weights that an adapter is put on."""
+    base = _base_name(adapter)
+    if not base:
+        raise _no_base(name, f"its {ADAPTER_CONFIG} names none")
+    if (Path(base) / ADAPTER_CONFIG).exists():
+        raise _no_base(name, f"{base} is an adapter itself")
+    try:
+        folder = _folder(base)
+        _require_weights(base, folder)
+    except PolicyError as error:
+        raise _no_base(name, error.received) from error
+    return folder
+
+
+def _base_name(adapter: Path) -> str | None:
+    try:
+        settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return str(settings.get("base_model_name_or_path") or "")
+
+
+def _no_base(name: str, received: str) -> PolicyError:
+    return PolicyError(
+        f"The adapter {name} needs the full weights of its base",
+        received,
+        f"Correct base_model_name_or_path in its {ADAPTER_CONFIG}, or give a merged checkpoint.",
+    )
 
 
 def _folder(name: str) -> Path:
@@ -86,7 +116,7 @@ def _download(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise PolicyError(
             "--model must be a checkpoint folder, a .gguf file, a Hugging Face id or smollm2-135m",
-            f"{name} is no folder here, and the hub says: {str(error).strip().splitlines()[0]}",
+            f"{name} is no folder here, and the hub says: {first_line(error)}",
             "Check the name, the network, or `hf auth login` for a gated model.",
         ) from error
 

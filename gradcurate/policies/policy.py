@@ -1,18 +1,23 @@
 """Loading a policy: model and tokenizer, ready to sample from and to differentiate.
 
 An adapter is merged into its base, so every policy is one plain model with frozen weights.
-``trust_remote_code`` is never on.
+``trust_remote_code`` is never on, and never asked for: left unset, transformers waits for an answer.
 """
 
-import json
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gradcurate.errors import PolicyError
+from gradcurate.errors import PolicyError, first_line
 from gradcurate.policies.checkpoints import Checkpoint
+from gradcurate.policies.imports import import_transformers
+
+TRUST_NO_CODE = {"trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -36,36 +41,41 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     Raises:
         PolicyError: The folder has none that can be loaded.
     """
-    transformers = _import_transformers()
-    try:
-        return transformers.AutoTokenizer.from_pretrained(checkpoint.tokenizer_folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(checkpoint, "tokenizer", error) from error
+    transformers = import_transformers()
+    with _loading(checkpoint, "tokenizer"):
+        return transformers.AutoTokenizer.from_pretrained(checkpoint.tokenizer_folder, **TRUST_NO_CODE)
 
 
 def load_policy(checkpoint: Checkpoint, tokenizer: Any, dtype: str, device: str) -> Policy:
     """Load a checkpoint's weights onto a device.
 
     Raises:
-        PolicyError: The weights do not load, or fit no causal language model.
+        PolicyError: The weights do not load, or fit no causal language model; there is no such device.
     """
-    transformers = _import_transformers()
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder, dtype=getattr(torch, dtype)
+    transformers = import_transformers()
+    place = resolve_device(device)  # before the weights, which can take minutes
+    with _loading(checkpoint, "model"):
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder, dtype=getattr(torch, dtype), output_loading_info=True, **TRUST_NO_CODE
         )
-        if checkpoint.adapter is not None:
+    _require_all_weights(checkpoint, report["missing_keys"])
+    if checkpoint.adapter is not None:
+        with _loading(checkpoint, "adapter"):
             model = _merge_adapter(model, checkpoint.adapter)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _unloadable(checkpoint, "model", error) from error
-    model.to(resolve_device(device)).eval().requires_grad_(False)
+    model.to(place).eval().requires_grad_(False)
     return Policy(model, tokenizer, _stop_token_ids(model, tokenizer))
 
 
 def context_tokens(checkpoint: Checkpoint) -> int | None:
-    """Return the longest sequence a checkpoint is made for, or None if its configuration does not say."""
-    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    limit = config.get("max_position_embeddings") or config.get("n_positions")
+    """Return the longest sequence a checkpoint is made for, or None if its configuration does not say.
+
+    Raises:
+        PolicyError: The configuration cannot be read.
+    """
+    transformers = import_transformers()
+    with _loading(checkpoint, "configuration"):
+        config = transformers.AutoConfig.from_pretrained(checkpoint.folder, **TRUST_NO_CODE)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
@@ -82,7 +92,7 @@ def resolve_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise PolicyError(
             "--device must name a device of this machine",
-            f"{device!r}: {str(error).splitlines()[0]}",
+            f"{device!r}: {first_line(error)}",
             "Use auto, cpu, cuda or cuda:N.",
         ) from error
 
@@ -90,7 +100,10 @@ def resolve_device(device: str) -> torch.device:
 def _merge_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    with warnings.catch_warnings():
+        # PEFT would go on without the adapter's weights, as the base alone.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
 def _stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -99,25 +112,23 @@ def _stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in [*ids, tokenizer.eos_token_id] if token is not None)
 
 
-def _import_transformers() -> Any:
-    """Import transformers, which a torchvision made for another torch can break."""
+@contextmanager
+def _loading(checkpoint: Checkpoint, part: str) -> Iterator[None]:
     try:
-        import transformers
-        from transformers import AutoModelForCausalLM  # noqa: F401 (resolves the lazy import)
-    except (RuntimeError, ImportError) as error:
-        if "torchvision" not in str(error):
-            raise
+        yield
+    except Exception as error:  # transformers, safetensors, torch and peft each raise classes of their own
         raise PolicyError(
-            "transformers must be importable",
-            f"the installed torchvision does not fit torch {torch.__version__} ({error})",
-            "Run `pip uninstall torchvision torchaudio`: gradcurate needs neither.",
+            f"The {part} of {checkpoint.name} must load with transformers",
+            f"{type(error).__name__}: {first_line(error)}",
+            "Give the folder that `save_pretrained` wrote, with its tokenizer.",
         ) from error
-    return transformers
 
 
-def _unloadable(checkpoint: Checkpoint, part: str, error: Exception) -> PolicyError:
-    return PolicyError(
-        f"{checkpoint.name} must hold a {part} that transformers can load",
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-        "Give the folder that `save_pretrained` wrote, with its tokenizer.",
-    )
+def _require_all_weights(checkpoint: Checkpoint, missing: Collection[str]) -> None:
+    """Refuse weights that transformers fills with random numbers and no more than a warning."""
+    if missing:
+        raise PolicyError(
+            f"{checkpoint.name} must hold every weight of its model",
+            f"{len(missing)} are missing, {min(missing)} among them",
+            "Give the folder that `save_pretrained` wrote; sharded trainer state must be merged first.",
+        )

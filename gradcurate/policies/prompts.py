@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from gradcurate.errors import PolicyError, ProblemsError
+from gradcurate.errors import PolicyError, ProblemsError, first_line
 from gradcurate.problems.problem import Problem
 
 PromptFormat = Literal["auto", "chat", "text"]
@@ -14,21 +14,28 @@ PromptFormat = Literal["auto", "chat", "text"]
 def resolve_prompt_format(
     asked: PromptFormat, tokenizer: Any, problems: Iterable[Problem]
 ) -> Literal["chat", "text"]:
-    """Decide how prompts are rendered: chat where the tokenizer has a template, else text.
+    """Decide how prompts are rendered: as asked, else chat where the tokenizer has a template.
 
     Raises:
-        PolicyError: Messages or a chat format are asked for, and the tokenizer has no template.
+        PolicyError: Prompts are messages, or to be rendered as such, and the tokenizer has no template.
     """
-    if tokenizer.chat_template and asked != "text":
+    if asked == "text":
+        return "text"
+    if tokenizer.chat_template:
         return "chat"
-    needs_template = asked == "chat" or any(not problem.prompt_is_text for problem in problems)
-    if needs_template and not tokenizer.chat_template:
-        raise PolicyError(
-            "Prompts given as messages need a tokenizer with a chat template",
-            "this tokenizer has none",
-            "Use an instruct checkpoint, or give prompts as plain text with --prompt-format text.",
-        )
+    if asked == "chat":
+        raise _no_template("--prompt-format chat needs")
+    if any(not problem.prompt_is_text for problem in problems):
+        raise _no_template("Prompts given as messages need")
     return "text"
+
+
+def _no_template(who_needs: str) -> PolicyError:
+    return PolicyError(
+        f"{who_needs} a tokenizer with a chat template",
+        "this one has none",
+        "Use an instruct checkpoint, or --prompt-format text, which joins the messages' contents.",
+    )
 
 
 def prompt_text(problem: Problem) -> str:
@@ -53,6 +60,6 @@ def render_prompt(tokenizer: Any, problem: Problem, prompt_format: Literal["chat
     except TemplateError as error:
         raise ProblemsError(
             "The chat template must accept every problem's messages",
-            f"it refuses those of problem {problem.problem_id}: {error}",
+            f"it refuses those of problem {problem.problem_id}: {first_line(error)}",
             "Some templates know no system role, or want user and assistant to alternate.",
         ) from error

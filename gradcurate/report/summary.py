@@ -1,10 +1,13 @@
 """What a run found, in numbers a person reads at a glance: the ranking, its sources, its spread."""
 
+import difflib
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gradcurate.errors import SettingsError
 from gradcurate.problems.problem import Problem
 from gradcurate.scores.groups import Group, count_statuses
 
@@ -53,6 +56,7 @@ class Summary:
         run: The run directory.
         pool_statuses: Pool problems by status.
         validation_statuses: Validation problems by status.
+        failed_rollouts: How many rollouts, of either split, have no reward.
         pass_rates: Pool problems by pass rate.
         parts: Mean scores by source, and by any other column asked for.
         best: The head of the ranking.
@@ -62,6 +66,7 @@ class Summary:
     run: str
     pool_statuses: Mapping[str, int]
     validation_statuses: Mapping[str, int]
+    failed_rollouts: int
     pass_rates: Mapping[str, int]
     parts: tuple[PartSummary, ...]
     best: tuple[RankedProblem, ...]
@@ -85,14 +90,19 @@ def summarise(
         scores: The rows of ``scores.parquet``, best first.
         columns: Columns of the original records to compare mean scores by, besides the source.
         shown: How many problems of the ranking's head and tail to keep.
+
+    Raises:
+        SettingsError: No problem of the pool has such a column.
     """
     groups = list(groups)
     by_id = {problem.problem_id: problem for problem in problems if problem.split == "pool"}
+    _require_columns(columns, by_id.values())
     ranked = [_ranked(row, by_id[row["problem_id"]]) for row in scores if row["rank"] is not None]
     return Summary(
         run=run,
         pool_statuses=count_statuses(group for group in groups if group.split == "pool"),
         validation_statuses=count_statuses(group for group in groups if group.split == "validation"),
+        failed_rollouts=sum(group.failed for group in groups),
         pass_rates=_pass_rates(scores),
         parts=(
             *_parts("source", scores, lambda row: row["source"]),
@@ -105,6 +115,18 @@ def summarise(
         best=tuple(ranked[:shown]),
         worst=tuple(ranked[max(shown, len(ranked) - shown) :]),
     )
+
+
+def _require_columns(columns: Iterable[str], pool: Iterable[Problem]) -> None:
+    known = sorted({name for problem in pool for name in problem.row})
+    for column in columns:
+        if column not in known:
+            guesses = difflib.get_close_matches(column, known, n=1)
+            raise SettingsError(
+                "--by must name a column of the pool",
+                f"{column!r} is not one",
+                f"Did you mean {guesses[0]!r}?" if guesses else f"Choose from: {', '.join(known)}.",
+            )
 
 
 def _ranked(row: Mapping[str, Any], problem: Problem) -> RankedProblem:
@@ -127,7 +149,16 @@ def _parts(
     rows_by_value: dict[str, list[Mapping[str, Any]]] = {}
     for row in scores:
         rows_by_value.setdefault(str(value(row)), []).append(row)
-    return [_part(column, text, rows) for text, rows in sorted(rows_by_value.items())]
+    return [_part(column, text, rows) for text, rows in sorted(rows_by_value.items(), key=_by_size)]
+
+
+def _by_size(part: tuple[str, Any]) -> tuple[bool, float, str]:
+    """Order numbers by size, and before any other text."""
+    try:
+        number = float(part[0])
+    except ValueError:
+        number = math.nan
+    return not math.isfinite(number), number if math.isfinite(number) else 0.0, part[0]
 
 
 def _part(column: str, value: str, rows: Sequence[Mapping[str, Any]]) -> PartSummary:

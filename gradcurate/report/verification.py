@@ -16,13 +16,13 @@ class Fidelity:
     """Stored values against exact ones.
 
     Attributes:
-        spearman: Rank correlation.
+        spearman: Rank correlation; None where either side has a single value.
         rmse: Root of the mean squared difference.
         worst: The largest absolute difference.
         worst_problem: Where it occurs.
     """
 
-    spearman: float
+    spearman: float | None
     rmse: float
     worst: float
     worst_problem: str
@@ -63,8 +63,10 @@ def compare(exact: Mapping[str, float], stored: Mapping[str, float]) -> Fidelity
     )
 
 
-def spearman(left: Float[np.ndarray, " N"], right: Float[np.ndarray, " N"]) -> float:
-    """Return the rank correlation; ties share their mean rank."""
+def spearman(left: Float[np.ndarray, " N"], right: Float[np.ndarray, " N"]) -> float | None:
+    """Return the rank correlation, ties sharing their mean rank; None where either side is constant."""
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
+        return None
     return float(np.corrcoef(_ranks(left), _ranks(right))[0, 1])
 
 

@@ -8,7 +8,8 @@ near-duplicates) has to do with.
 
 Departure from the reference implementation: a problem without a learning signal has no score. It
 is null with a status, where the reference writes 0.0 and so ranks it above every problem of
-negative alignment.
+negative alignment. So is a problem whose gradients cancel, as they do when a reward that is not
+deterministic tells equal completions apart: what is left of them is rounding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,21 +44,26 @@ SCORES_SCHEMA = pa.schema(
 )
 
 Row = dict[str, Any]
+STORAGE_ERROR = 2.0**-11
+"""What float16 may lose of a stored sketch, as a share of its length."""
+
 SKETCH_COLUMNS = ["problem_id", "rollout", "norm", "directional", "sketch"]
 
 
 @final
 class ProblemGradients:
-    """Weighted sums over the rollouts of each problem: sketch, directional derivative, count."""
+    """Weighted sums over the rollouts of each problem: sketch, its terms' lengths, derivative, count."""
 
     def __init__(self) -> None:
         self.sketches: dict[str, Float[np.ndarray, " K"]] = {}
+        self.lengths: dict[str, float] = {}
         self.dots: dict[str, float] = {}
         self.rollouts: dict[str, int] = {}
 
     def add(self, problem_id: str, sketch_K: Float[np.ndarray, " K"], dot: float) -> None:
         """Add one weighted rollout."""
         self.sketches[problem_id] = self.sketches.get(problem_id, 0.0) + sketch_K
+        self.lengths[problem_id] = self.lengths.get(problem_id, 0.0) + float(np.linalg.norm(sketch_K))
         self.dots[problem_id] = self.dots.get(problem_id, 0.0) + dot
         self.rollouts[problem_id] = self.rollouts.get(problem_id, 0) + 1
 
@@ -142,9 +148,11 @@ def _reward_statistics(group: Group) -> dict[str, float | int | None]:
 
 def _alignment(
     problem_id: str, pool: ProblemGradients, validation_K: Float[np.ndarray, " K"], validation_norm: float
-) -> dict[str, float]:
+) -> Row:
     sketch, dot = pool.sketches[problem_id], pool.dots[problem_id]
     norm = float(np.linalg.norm(sketch))
+    if norm <= STORAGE_ERROR * pool.lengths[problem_id]:
+        return {"status": "no_gradient"}
     return {
         "score": dot / (norm * validation_norm),
         "dot": dot,

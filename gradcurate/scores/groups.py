@@ -4,6 +4,7 @@ A rollout whose reward failed is no member of its group. A group without two dif
 no weights; its status says why, and its rollouts never reach the model's backward pass.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +18,10 @@ from gradcurate.problems.problem import Split
 from gradcurate.scores.advantages import ADVANTAGES, FEWEST_REWARDS, AdvantageName, has_signal
 from gradcurate.scores.token_weights import TOKEN_WEIGHTS, TokenWeightName
 
-Status = Literal["scored", "all_correct", "all_wrong", "constant_reward", "failed"]
+Status = Literal["scored", "all_correct", "all_wrong", "constant_reward", "failed", "no_gradient"]
 """``scored``: rewards differ. ``all_correct``: all are 1 or more. ``all_wrong``: all are 0 or less.
-``constant_reward``: all are one value in between. ``failed``: fewer than two rewards came back."""
+``constant_reward``: all are one value in between. ``failed``: fewer than two rewards came back.
+``no_gradient``: rewards differ, but gradients cancel; only a score table knows (`scores.alignment`)."""
 
 PASS_REWARD = 0.5
 """A rollout with at least this reward counts towards the pass rate."""
@@ -77,7 +79,8 @@ def group_rollouts(rollouts: pa.Table) -> list[Group]:
     ordered = flat.sort_by([("split", "ascending"), ("problem_id", "ascending"), ("rollout", "ascending")])
     splits, ids = (ordered[name].to_numpy() for name in ("split", "problem_id"))
     starts = [i for i in range(len(ids)) if i == 0 or ids[i] != ids[i - 1] or splits[i] != splits[i - 1]]
-    return [_group(ordered.slice(start, end - start)) for start, end in _spans(starts, len(ids))]
+    spans = itertools.pairwise([*starts, len(ids)])
+    return [_group(ordered.slice(start, end - start)) for start, end in spans]
 
 
 def count_statuses(groups: Iterable[Group]) -> dict[str, int]:
@@ -86,10 +89,6 @@ def count_statuses(groups: Iterable[Group]) -> dict[str, int]:
     for group in groups:
         counts[group.status] = counts.get(group.status, 0) + 1
     return counts
-
-
-def _spans(starts: list[int], end: int) -> Iterable[tuple[int, int]]:
-    return zip(starts, [*starts[1:], end], strict=True)
 
 
 def _group(rows: pa.Table) -> Group:

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pyarrow as pa
 
-from gradcurate.errors import SettingsError
+from gradcurate.errors import NoSignalError, SettingsError
 
 SELECTION_SCHEMA = pa.schema(
     [
@@ -56,7 +56,7 @@ class TopFraction:
         """Return how many problems are taken.
 
         Raises:
-            SettingsError: The fraction is not in (0, 1], or no problem has a score.
+            SettingsError: The fraction is not in (0, 1].
         """
         if not 0 < self.fraction <= 1:
             raise SettingsError(
@@ -74,8 +74,19 @@ Strategy = TopK | TopFraction
 
 
 def select_problems(scores: pa.Table, strategy: Strategy) -> pa.Table:
-    """Return one row per problem of the pool: weight 1 if selected, else 0, and the reason."""
+    """Return one row per problem of the pool: weight 1 if selected, else 0, and the reason.
+
+    Raises:
+        NoSignalError: No problem has a score.
+        SettingsError: The strategy asks for what there is not.
+    """
     scored = len(scores) - scores["rank"].null_count
+    if not scored:
+        raise NoSignalError(
+            "At least one problem of the pool must have a score",
+            f"none of {len(scores)} has",
+            "Use more --rollouts, a higher --temperature, or a pool that the policy solves sometimes.",
+        )
     taken = strategy.count(scored)
     rows = []
     for row in scores.select(["problem_id", "rank", "status"]).to_pylist():

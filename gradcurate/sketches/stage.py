@@ -67,7 +67,7 @@ def run_validation_sketches(stage: SketchStage, batches: Sequence[Batch], progre
     """Sketch the validation split, and leave its exact direction."""
     summed = _batches_summed(stage, len(batches))
     with _task(stage, batches, "sketch validation", progress) as task:
-        if summed == len(batches) and stage.direction.exists():
+        if stage.direction.exists() and all(shard_path(stage.folder, batch).exists() for batch in batches):
             return
         sketcher = stage.sketcher()
         direction = _resume_direction(stage, sketcher)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gradcurate.config import Settings, load_settings
-from gradcurate.errors import RunDirectoryError
+from gradcurate.errors import RunDirectoryError, first_line
 from gradcurate.store.atomic import write_json
 from gradcurate.store.run_directory import require_stage
 from gradcurate.store.tables import SCHEMA_VERSION, Fingerprint
@@ -63,11 +63,13 @@ def read_manifest(path: Path) -> Manifest:
     require_stage(path, "gradcurate score")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {content['schema_version']} instead of {SCHEMA_VERSION}")
         return Manifest(load_settings(content["settings"]), content["prompt_format"], content["policy"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # SettingsError is a ValueError
         raise RunDirectoryError(
-            f"{path} must be one that gradcurate wrote",
-            f"it is not: {type(error).__name__} {error}",
+            f"{path} must be one that this version of gradcurate wrote",
+            f"it is not: {type(error).__name__}: {first_line(error)}",
             "Choose another --run, or run `gradcurate score` into a new one.",
         ) from error
 

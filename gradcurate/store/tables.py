@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradcurate.errors import RunDirectoryError
+from gradcurate.errors import RunDirectoryError, first_line
 from gradcurate.store.atomic import replacing
 
 SCHEMA_VERSION = 1
@@ -39,7 +39,7 @@ def read_fingerprint(path: Path) -> dict[str, str | int | float | bool | None]:
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, first_line(error)) from error
     if METADATA_KEY not in metadata:
         raise _unreadable(path, "it carries no gradcurate metadata")
     contract = json.loads(metadata[METADATA_KEY])
@@ -49,11 +49,16 @@ def read_fingerprint(path: Path) -> dict[str, str | int | float | bool | None]:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file of a run."""
+    """Read one Parquet file of a run.
+
+    Raises:
+        RunDirectoryError: The file is not one of gradcurate's, or cannot be read.
+    """
+    read_fingerprint(path)
     try:
         return pq.read_table(path, columns=columns, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, first_line(error)) from error
 
 
 def shard_paths(folder: Path) -> list[Path]:

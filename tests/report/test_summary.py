@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from gradcurate.errors import SettingsError
+from gradcurate.problems import Problem
+from gradcurate.report.summary import PartSummary, RankedProblem, summarise
+from gradcurate.scores.groups import Group
+
+
+def problem(problem_id, split="pool", content="1 + 1?", source="sums", **row):
+    message = {"role": "user", "content": content}
+    return Problem(
+        problem_id=problem_id,
+        split=split,
+        source=source,
+        prompt=(message,),
+        answer="2",
+        row=row,
+        prompt_is_text=True,
+    )
+
+
+def score_row(problem_id, rank, score, pass_rate, source="sums"):
+    return {"problem_id": problem_id, "rank": rank, "score": score, "pass_rate": pass_rate, "source": source}
+
+
+def group(problem_id, rewards, split="pool", failed=0):
+    numbers = np.arange(len(rewards))
+    return Group(problem_id, split, numbers, np.array(rewards, float), numbers + 1, failed)
+
+
+def summarised(scores, problems, groups=(), columns=(), shown=10):
+    return summarise("runs/1", problems, groups, scores, columns, shown)
+
+
+FOUR = [
+    score_row("a", 1, 0.5, 0.25),
+    score_row("b", 2, 0.25, 0.75, source="words"),
+    score_row("c", 3, -0.25, 0.5),
+    score_row("d", None, None, None),
+]
+
+
+def four_problems():
+    return [problem(name, level=level) for name, level in (("a", 10), ("b", 9), ("c", 9), ("d", 10))]
+
+
+def test_parts_are_means_over_what_has_a_value():
+    assert summarised(FOUR, four_problems()).parts == (
+        PartSummary("source", "sums", problems=3, scored=2, mean_score=0.125, mean_pass_rate=0.375),
+        PartSummary("source", "words", problems=1, scored=1, mean_score=0.25, mean_pass_rate=0.75),
+    )
+
+
+def test_parts_by_a_column_of_the_records_come_after_the_source_with_numbers_by_size():
+    assert summarised(FOUR, four_problems(), columns=["level"]).parts[2:] == (
+        PartSummary("level", "9", problems=2, scored=2, mean_score=0.0, mean_pass_rate=0.625),
+        PartSummary("level", "10", problems=2, scored=1, mean_score=0.5, mean_pass_rate=0.25),
+    )
+
+
+def test_a_part_without_a_score_has_no_mean():
+    [part] = summarised([FOUR[3]], four_problems()).parts
+    assert (part.problems, part.scored, part.mean_score, part.mean_pass_rate) == (1, 0, None, None)
+
+
+def test_a_column_that_only_some_problems_have_shows_the_others_as_none():
+    problems = [problem("a", level=1), problem("b"), problem("c"), problem("d")]
+    parts = summarised(FOUR, problems, columns=["level"]).parts[2:]
+    assert [(part.value, part.problems) for part in parts] == [("1", 1), ("None", 3)]
+
+
+def test_a_column_that_no_problem_has_is_refused():
+    with pytest.raises(SettingsError) as caught:
+        summarised(FOUR, four_problems(), columns=["leve"])
+    assert str(caught.value) == (
+        "--by must name a column of the pool; 'leve' is not one. Did you mean 'level'?"
+    )
+
+
+def test_pass_rates_fall_into_buckets_that_include_their_upper_edge():
+    rates = [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 0.99, 1.0, 1.0, None]
+    rows = [score_row(str(number), None, None, rate) for number, rate in enumerate(rates)]
+    assert summarised(rows, [problem(row["problem_id"]) for row in rows]).pass_rates == {
+        "0": 1,
+        "up to 1/4": 2,
+        "up to 1/2": 2,
+        "up to 3/4": 2,
+        "below 1": 2,
+        "1": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("shown", "best", "worst"),
+    [(0, "", ""), (1, "a", "c"), (2, "ab", "c"), (3, "abc", ""), (9, "abc", "")],
+)
+def test_head_and_tail_of_the_ranking_never_overlap(shown, best, worst):
+    summary = summarised(FOUR, four_problems(), shown=shown)
+    assert "".join(ranked.problem_id for ranked in summary.best) == best
+    assert "".join(ranked.problem_id for ranked in summary.worst) == worst
+
+
+def test_the_last_message_is_excerpted_on_one_line():
+    long = problem("a", content="one\n  two " + "x" * 60)
+    [ranked] = summarised([FOUR[0]], [long]).best
+    assert ranked == RankedProblem(1, "a", "sums", 0.5, 0.25, "one two " + "x" * 51 + "…", "2")
+    assert len(ranked.prompt) == 60
+    [short] = summarised([FOUR[0]], [problem("a", content="x" * 60)]).best
+    assert short.prompt == "x" * 60
+
+
+def test_groups_are_counted_by_split_and_status():
+    groups = [
+        group("a", [0, 1]),
+        group("b", [0, 0], failed=1),
+        group("v", [1, 1], split="validation"),
+        group("w", [], split="validation", failed=2),
+    ]
+    summary = summarised(FOUR, four_problems(), groups)
+    assert summary.pool_statuses == {"scored": 1, "all_wrong": 1}
+    assert summary.validation_statuses == {"all_correct": 1, "failed": 1}
+    assert summary.failed_rollouts == 3

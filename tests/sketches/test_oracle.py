@@ -1,0 +1,42 @@
+"""The oracle itself: linear in the weights, and it leaves the model frozen."""
+
+import pytest
+import torch
+from sketches.reference import exact, random_rollouts
+from tiny_models import tiny_llama
+
+from gradcurate.sketches.direction import norm
+from gradcurate.sketches.oracle import cosine, exact_gradient, inner_product
+from gradcurate.sketches.projection import Projection
+from gradcurate.sketches.sketcher import build_sketcher
+
+
+def test_weighted_gradients_add_up():
+    sketcher = build_sketcher(tiny_llama(), Projection(64))
+    one, two = random_rollouts(2)
+    first, second = exact(sketcher, [one]), exact(sketcher, [two])
+    both = exact(sketcher, [one, two], [2.0, -3.0])
+    error = {name: both[name] - 2 * first[name] + 3 * second[name] for name in both}
+    assert norm(error) < 1e-5 * norm(both)
+    assert norm({name: both[name] - 2 * first[name] for name in both}) > 0.1 * norm(both)
+
+
+def test_no_rollouts_have_a_zero_gradient():
+    sketcher = build_sketcher(tiny_llama(), Projection(64))
+    assert norm(exact(sketcher, [])) == 0
+    assert norm(exact(sketcher, random_rollouts(1))) > 0
+
+
+def test_the_model_is_left_frozen_even_after_an_error():
+    model = tiny_llama()
+    space = build_sketcher(model, Projection(64)).space
+    with pytest.raises(IndexError):
+        exact_gradient(model, space, [((1,), (10**6,), 1.0)])
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+
+
+def test_inner_product_and_cosine():
+    left = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[2.0]])}
+    right = {"a": torch.tensor([[0.0, 3.0]]), "b": torch.tensor([[-4.0]])}
+    assert inner_product(left, right) == -2.0
+    assert cosine(left, right) == pytest.approx(-2 / 15)

@@ -1,0 +1,253 @@
+"""The sketch stage: wherever it was stopped, the same command ends in the same files."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sketches.reference import as_batch, exact, random_rollouts
+from tiny_models import tiny_llama
+
+from gradcurate.errors import NumericalError
+from gradcurate.progress import Progress, Silent, Task
+from gradcurate.sketches import stage as sketch_stage
+from gradcurate.sketches.batches import cut_batches
+from gradcurate.sketches.direction import load_direction, norm
+from gradcurate.sketches.direction_record import read_record
+from gradcurate.sketches.projection import Projection
+from gradcurate.sketches.rows import sketches_schema
+from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
+from gradcurate.sketches.stage import SketchStage, run_pool_sketches, run_validation_sketches, shard_path
+from gradcurate.store.tables import read_fingerprint, read_shards, read_table, shard_paths
+
+DIM = 128
+FINGERPRINT = {"policy": "abc", "sketch_dim": DIM}
+
+
+def cut(rollouts):
+    return cut_batches(rollouts, lambda r: r.tokens, lambda r: r.identity, batch_tokens=40)
+
+
+VALIDATION = cut(random_rollouts(9, seed=1, split="validation"))
+POOL = cut(random_rollouts(6, seed=2))
+
+
+class StoppedError(Exception):
+    """What a test stops a stage with."""
+
+
+class StopAfter(Progress, Task):
+    """Stops the stage after so many batches, as Ctrl-C would."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def task(self, name, total, done, unit):
+        return nullcontext(self)
+
+    def advance(self, done, tokens=0):
+        self.left -= 1
+        if not self.left:
+            raise StoppedError
+
+
+class Recorder(Progress, Task):
+    """Keeps what was reported."""
+
+    def __init__(self):
+        self.announced, self.advanced = [], []
+
+    def task(self, name, total, done, unit):
+        self.announced.append((name, total, done, unit))
+        return nullcontext(self)
+
+    def advance(self, done, tokens=0):
+        self.advanced.append((done, tokens))
+
+
+@pytest.fixture(scope="module")
+def sketcher():
+    return build_sketcher(tiny_llama(num_hidden_layers=1), Projection(DIM))
+
+
+def stage_in(folder, sketcher):
+    direction = folder / "validation" / "direction.safetensors"
+    return SketchStage(lambda: sketcher, folder / "sketches", direction, FINGERPRINT)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, sketcher):
+    """A stage that ran through."""
+    stage = stage_in(tmp_path_factory.mktemp("whole"), sketcher)
+    run_validation_sketches(stage, VALIDATION, Silent())
+    run_pool_sketches(stage, POOL, Silent())
+    return stage
+
+
+@pytest.fixture
+def stage(tmp_path, sketcher):
+    return stage_in(tmp_path, sketcher)
+
+
+def identity(path):
+    status = path.stat()
+    return path.name, status.st_ino, status.st_mtime_ns
+
+
+def shards(stage, split):
+    return {path.name: path.read_bytes() for path in shard_paths(stage.folder) if path.name.startswith(split)}
+
+
+def lose_nothing(stage):
+    pass
+
+
+def lose_the_partial_sum(stage):
+    stage.partial.unlink()
+
+
+def lose_the_last_shard(stage):
+    """As if killed between saving the sum and writing the shard that is in it."""
+    max(shard_paths(stage.folder), key=lambda path: path.stat().st_mtime_ns).unlink()
+
+
+@pytest.mark.parametrize("share_of_time_saving", [0.0, 1e9], ids=["saved once", "saved after each batch"])
+@pytest.mark.parametrize("loss", [lose_nothing, lose_the_partial_sum, lose_the_last_shard])
+@pytest.mark.parametrize("batches", [2, len(VALIDATION)])
+def test_a_stopped_validation_ends_in_the_same_files(
+    stage, whole, loss, batches, share_of_time_saving, monkeypatch
+):
+    monkeypatch.setattr(sketch_stage, "SHARE_OF_TIME_SAVING", share_of_time_saving)
+    with pytest.raises(StoppedError):
+        run_validation_sketches(stage, VALIDATION, StopAfter(batches))
+    assert not stage.direction.exists()
+    assert read_record(stage.partial).batches == (batches if share_of_time_saving else 1)
+    loss(stage)
+    before = [identity(path) for path in shard_paths(stage.folder)]
+    run_validation_sketches(stage, VALIDATION, Silent())
+    assert stage.direction.read_bytes() == whole.direction.read_bytes()
+    assert shards(stage, "validation") == shards(whole, "validation")
+    assert set(before) <= {identity(path) for path in shard_paths(stage.folder)}  # none was written again
+    assert not stage.partial.exists()
+
+
+def test_fewer_batches_would_have_ended_in_another_direction(stage, whole):
+    """The control of the test above: the files compared there do tell runs apart."""
+    run_validation_sketches(stage, VALIDATION[:-1], Silent())
+    assert stage.direction.read_bytes() != whole.direction.read_bytes()
+    assert shards(stage, "validation") != shards(whole, "validation")
+
+
+def test_a_lost_shard_is_made_again_and_not_summed_twice(stage, whole):
+    run_validation_sketches(stage, VALIDATION, Silent())
+    lost = shard_path(stage.folder, VALIDATION[2])
+    lost.unlink()
+    run_validation_sketches(stage, VALIDATION, Silent())
+    assert lost.exists()
+    assert stage.direction.read_bytes() == whole.direction.read_bytes()
+
+
+def test_a_lost_direction_is_made_again_from_all_batches(stage, whole):
+    run_validation_sketches(stage, VALIDATION, Silent())
+    before = [identity(path) for path in shard_paths(stage.folder)]
+    stage.direction.unlink()
+    run_validation_sketches(stage, VALIDATION, Silent())
+    assert stage.direction.read_bytes() == whole.direction.read_bytes()
+    assert [identity(path) for path in shard_paths(stage.folder)] == before
+
+
+def test_a_stopped_pool_ends_in_the_same_files(stage, whole):
+    run_validation_sketches(stage, VALIDATION, Silent())
+    with pytest.raises(StoppedError):
+        run_pool_sketches(stage, POOL, StopAfter(2))
+    before = {identity(path) for path in shard_paths(stage.folder)}
+    assert len(shards(stage, "pool")) == 2
+    run_pool_sketches(stage, POOL, Silent())
+    assert before <= {identity(path) for path in shard_paths(stage.folder)}
+    assert shards(stage, "pool") == shards(whole, "pool")
+
+
+def test_a_finished_stage_loads_no_policy(whole):
+    def load():
+        raise AssertionError("the policy was loaded")
+
+    finished = SketchStage(load, whole.folder, whole.direction, FINGERPRINT)
+    run_validation_sketches(finished, VALIDATION, Silent())
+    run_pool_sketches(finished, POOL, Silent())
+    with pytest.raises(AssertionError, match="the policy was loaded"):
+        run_pool_sketches(finished, cut(random_rollouts(8)[6:]), Silent())
+
+
+def test_progress_counts_rollouts_and_tokens_and_what_was_done_before(stage):
+    with pytest.raises(StoppedError):
+        run_validation_sketches(stage, VALIDATION, StopAfter(2))
+    recorder = Recorder()
+    run_validation_sketches(stage, VALIDATION, recorder)
+    done = len(VALIDATION[0]) + len(VALIDATION[1])
+    assert recorder.announced == [("sketch validation", 9, done, "rollouts")]
+    assert recorder.advanced == [(len(batch), sum(r.tokens for r in batch)) for batch in VALIDATION[2:]]
+
+
+def test_the_direction_is_the_exact_weighted_gradient(whole, sketcher):
+    rollouts = [rollout for batch in VALIDATION for rollout in batch]
+    expected = exact(sketcher, rollouts, [rollout.weight for rollout in rollouts])
+    stored = load_direction(whole.direction, sketcher.space, torch.device("cpu"))
+    assert norm({name: stored[name] - expected[name] for name in stored}) < 1e-5 * norm(expected)
+    record = read_record(whole.direction)
+    assert record.norm == pytest.approx(norm(expected), rel=1e-5)
+    assert (record.batches, record.fingerprint) == (len(VALIDATION), FINGERPRINT)
+
+
+def test_every_shard_has_the_contracts_schema_and_fingerprint(whole):
+    paths = shard_paths(whole.folder)
+    assert len(paths) == len(VALIDATION) + len(POOL)
+    for path in paths:
+        assert pq.read_schema(path).remove_metadata() == sketches_schema(DIM)
+        assert pq.read_schema(path).field("sketch").type == pa.list_(pa.float16(), DIM)
+        assert read_fingerprint(path) == FINGERPRINT
+
+
+def test_rows_are_those_of_the_rollouts(whole, sketcher):
+    direction = load_direction(whole.direction, sketcher.space, torch.device("cpu"))
+    for batch in POOL:
+        rows = read_table(shard_path(whole.folder, batch)).to_pylist()
+        gradients = sketch_batch(sketcher, as_batch(batch), along=direction)
+        assert [(row["problem_id"], row["rollout"], row["split"]) for row in rows] == [
+            (r.problem_id, r.rollout, r.split) for r in batch
+        ]
+        assert [row["response_tokens"] for row in rows] == [len(r.completion) for r in batch]
+        assert [row["norm"] for row in rows] == gradients.sketches.norm(dim=1).tolist()
+        assert [row["directional"] for row in rows] == gradients.directional.tolist()
+        assert [row["logprob"] for row in rows] == gradients.logprobs.tolist()
+
+
+def test_sketches_are_stored_with_unit_norm(whole):
+    table = read_shards(whole.folder, sketches_schema(DIM))
+    unit = np.stack(table["sketch"].to_numpy()).astype(np.float64)
+    assert np.linalg.norm(unit, axis=1) == pytest.approx(1.0, abs=1e-3)
+    norms = table["norm"].to_numpy()
+    assert norms.max() > 1.5 * norms.min()  # their lengths are kept beside them
+
+
+def test_validation_has_no_derivative_and_the_pool_has(whole):
+    table = read_shards(whole.folder, sketches_schema(DIM), ["split", "directional"])
+    for row in table.to_pylist():
+        assert (row["directional"] is None) == (row["split"] == "validation")
+
+
+@pytest.mark.parametrize(("value", "length"), [(float("nan"), "nan"), (float("inf"), "nan"), (0.0, "0.0")])
+def test_a_gradient_that_is_no_number_stops_the_stage_by_name(tmp_path, value, length):
+    model = tiny_llama(num_hidden_layers=1)
+    model.lm_head.weight.data.fill_(value)
+    stage = stage_in(tmp_path, build_sketcher(model, Projection(DIM)))
+    with pytest.raises(NumericalError) as raised:
+        run_validation_sketches(stage, VALIDATION, Silent())
+    first = VALIDATION[0][0]
+    assert str(raised.value) == (
+        "Every gradient must be finite and not zero; "
+        f"rollout {first.rollout} of problem {first.problem_id} has norm {length}. "
+        "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not."
+    )
+    assert list(tmp_path.rglob("*.*")) == []

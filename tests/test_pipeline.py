@@ -1,0 +1,388 @@
+"""The order of the stages: what a run holds, when it goes on, and when it refuses to."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finished_runs import contents, finish
+from tiny_models import save_tiny_checkpoint, tiny_llama
+
+import gradcurate
+from gradcurate.errors import NoSignalError, PolicyError, ProblemsError, RewardError, RunDirectoryError
+from gradcurate.scores.alignment import SCORES_SCHEMA
+from gradcurate.selection.selection import SELECTION_SCHEMA
+
+RUN = "runs/1"
+
+
+@pytest.fixture
+def finished(workspace, tmp_path_factory):
+    return finish(workspace, tmp_path_factory)
+
+
+def write_rows(path, rows):
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_reward(body):
+    Path("rewards.py").write_text(f"def parity(data_source, solution_str, ground_truth, extra_info):\n{body}")
+
+
+def shard_times(run):
+    paths = [path for stage in ("rollouts", "sketches") for path in (Path(run) / stage).glob("*.parquet")]
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def fingerprint(path):
+    return json.loads(pq.read_metadata(path).metadata[b"gradcurate"])["fingerprint"]
+
+
+# What a run holds
+
+
+def test_stage_by_stage_gives_the_bytes_of_score_alone(finished):
+    other = finished | {"run": "runs/2"}
+    rolled_out = gradcurate.rollout(**other)
+    assert not Path("runs/2/sketches").exists()
+    sketched = gradcurate.sketch(**other)
+    assert not Path("runs/2/scores.parquet").exists()
+    gradcurate.score(**other)
+    alone, staged = contents(RUN), contents("runs/2")
+    assert alone.keys() == staged.keys()
+    assert [name for name in alone if alone[name] != staged[name]] == ["run.json"]
+    assert rolled_out.rollouts == (12 + 5) * 4
+    assert sketched.sketches == sum(
+        pq.read_metadata(path).num_rows for path in Path(RUN, "sketches").iterdir()
+    )
+
+
+def test_another_seed_samples_other_rollouts(finished):
+    gradcurate.rollout(**finished | {"run": "runs/2", "seed": 1})
+    texts = [
+        [row for path in sorted(Path(run, "rollouts").iterdir()) for row in pq.read_table(path)["completion"]]
+        for run in (RUN, "runs/2")
+    ]
+    assert len(texts[0]) == len(texts[1])
+    assert texts[0] != texts[1]
+
+
+def test_a_second_score_changes_nothing_but_the_record_of_the_command(finished):
+    before, times = contents(RUN), shard_times(RUN)
+    gradcurate.score(**finished)
+    after = contents(RUN)
+    assert {name for name in after if after[name] != before.get(name)} <= {"run.json"}
+    assert after.keys() == before.keys()
+    assert shard_times(RUN) == times
+
+
+def test_scores_and_selection_keep_their_schemas(finished):
+    gradcurate.select(RUN, top_k=2)
+    for name, schema in (("scores", SCORES_SCHEMA), ("selection", SELECTION_SCHEMA)):
+        table = pq.read_table(f"{RUN}/{name}.parquet")
+        assert table.schema.remove_metadata().equals(schema)
+        assert len(table) == 12
+    ranks = [rank for rank in pq.read_table(f"{RUN}/scores.parquet")["rank"].to_pylist() if rank]
+    assert ranks == list(range(1, len(ranks) + 1))
+
+
+def test_a_missing_shard_is_made_again_as_it_was(finished):
+    before = contents(RUN)
+    for stage in ("rollouts", "sketches"):
+        next(Path(RUN, stage).glob("pool-*.parquet")).unlink()
+    assert contents(RUN) != before
+    gradcurate.score(**finished)
+    after = contents(RUN)
+    assert [name for name in before if before[name] != after[name]] == ["run.json"]
+
+
+# What it refuses to go on from
+
+
+def refusal(path, *changes):
+    return (
+        "A run directory is resumed only with the settings and inputs it was made with; "
+        f"{path} differs in {', '.join(changes)}. Use the settings of run.json, or choose another --run."
+    )
+
+
+def first_shard(stage):
+    return sorted(Path(RUN, stage).glob("*.parquet"))[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "changed", "difference"),
+    [
+        ("rollouts", {"temperature": 0.5}, ["temperature 1.0 -> 0.5"]),
+        ("rollouts", {"seed": 3, "max_tokens": 9}, ["max_tokens 8 -> 9", "seed 0 -> 3"]),
+        ("sketches", {"sketch_dim": 512}, ["sketch_dim 256 -> 512"]),
+        ("sketches", {"advantage": "rloo"}, ["advantage 'grpo' -> 'rloo'"]),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
+)
+def test_other_settings_are_refused_by_name(finished, stage, changed, difference):
+    before = contents(RUN)
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.score(**finished | changed)
+    assert str(caught.value) == refusal(first_shard(stage), *difference)
+    assert contents(RUN) == before
+
+
+def test_another_pool_is_refused(finished):
+    lines = Path("pool.jsonl").read_text().splitlines(keepends=True)
+    Path("pool.jsonl").write_text("".join(lines[:-1]))
+    stored = fingerprint(f"{RUN}/problems.parquet")["problems"]
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.score(**finished)
+    start, end = refusal(f"{RUN}/problems.parquet", f"problems '{stored}' -> 'NEW'").split("NEW")
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(end)
+
+
+@pytest.mark.parametrize("key", ["policy", "reward_file"])
+def test_other_weights_and_another_reward_file_are_refused_by_name(finished, tmp_path, key):
+    if key == "policy":
+        finished["model"] = str(save_tiny_checkpoint(tmp_path / "other", seed=1))
+    else:
+        Path("rewards.py").write_text(Path("rewards.py").read_text() + "# another thought\n")
+    stored = fingerprint(first_shard("rollouts"))[key]
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.score(**finished)
+    start, end = refusal(first_shard("rollouts"), f"{key} '{stored}' -> 'NEW'").split("NEW")
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(end)
+
+
+def test_settings_that_change_no_row_may_change(finished):
+    times = shard_times(RUN)
+    gradcurate.score(
+        **finished | {"reward_timeout_seconds": 3.0, "device": "cpu", "reward_workers": 2},
+    )
+    assert shard_times(RUN) == times
+    assert json.loads(Path(RUN, "run.json").read_text())["settings"]["reward_timeout_seconds"] == 3.0
+
+
+def test_sketching_waits_for_every_rollout(finished):
+    shard = next(Path(RUN, "rollouts").glob("pool-*.parquet"))
+    lacking = len(set(pq.read_table(shard)["problem_id"].to_pylist()))
+    shard.unlink()
+    before = contents(RUN)
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.sketch(**finished)
+    assert str(caught.value) == (
+        "Every problem must have its rollouts before any is sketched; "
+        f"{lacking} of 17 problems in {RUN} have none yet. Run `gradcurate rollout` first."
+    )
+    assert {name for name, content in contents(RUN).items() if content != before[name]} <= {"run.json"}
+
+
+def test_sketching_a_run_that_is_not_there_makes_none(workspace):
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.sketch(**workspace)
+    assert str(caught.value) == (
+        "runs/1/problems.parquet must exist; that stage has not finished in this run directory. "
+        "Run `gradcurate rollout` first."
+    )
+    assert not Path(RUN).exists()
+
+
+# Rewards
+
+
+def test_without_a_mixed_validation_problem_nothing_is_sketched(workspace):
+    write_reward("    return 1.0\n")
+    with pytest.raises(NoSignalError) as caught:
+        gradcurate.score(**workspace)
+    assert str(caught.value) == (
+        "At least one validation problem must have rollouts of different rewards; of 5 problems, "
+        "5 all_correct. Use more --rollouts, a higher --temperature, a larger --max-tokens, or validation "
+        "problems that the policy solves sometimes; `gradcurate inspect` shows what it answered."
+    )
+    assert caught.value.exit_code == 3
+    shards = list(Path(RUN, "rollouts").iterdir())
+    assert sum(pq.read_metadata(path).num_rows for path in shards) == 5 * 4
+    assert all(path.name.startswith("validation-") for path in shards)
+    assert not Path(RUN, "sketches").exists()
+    assert not Path(RUN, "validation").exists()
+
+
+def test_a_reward_that_fails_at_times_costs_those_rollouts_alone(workspace):
+    # Of four rollouts some contain a letter below "g", and are not judged.
+    write_reward(
+        "    if any(letter in solution_str for letter in 'abcdef'):\n"
+        "        raise ValueError('unjudged')\n"
+        "    return float(len(solution_str) % 2 if len(solution_str) < 8 else solution_str > '@')\n"
+    )
+    summary = gradcurate.score(**workspace)
+    rollouts = pa.concat_tables([pq.read_table(path) for path in Path(RUN, "rollouts").iterdir()]).to_pylist()
+    unjudged = [row for row in rollouts if set(row["completion"]) & set("abcdef")]
+    assert unjudged
+    assert unjudged == [row for row in rollouts if row["reward"] is None]
+    assert {row["reward_detail"] for row in unjudged} == {'{"error": "ValueError: unjudged"}'}
+    assert summary.failed_rollouts == len(unjudged)
+    scores = pq.read_table(f"{RUN}/scores.parquet").to_pylist()
+    for row in scores:
+        mine = [r for r in unjudged if (r["problem_id"], r["split"]) == (row["problem_id"], "pool")]
+        assert (row["failed_rollouts"], row["rollouts"]) == (len(mine), 4 - len(mine))
+    assert any(row["failed_rollouts"] and row["score"] is not None for row in scores)
+    sketched = {
+        (row["problem_id"], row["rollout"])
+        for path in Path(RUN, "sketches").glob("pool-*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    }
+    assert not sketched & {(row["problem_id"], row["rollout"]) for row in unjudged if row["split"] == "pool"}
+
+
+def test_a_pool_without_signal_has_statuses_and_no_scores(workspace):
+    write_reward("    return float(int(ground_truth) >= 200 and len(solution_str) % 2)\n")
+    summary = gradcurate.score(**workspace)
+    assert summary.pool_statuses == {"all_wrong": 12}
+    assert summary.best == summary.worst == ()
+    assert pq.read_table(f"{RUN}/scores.parquet")["score"].null_count == 12
+    with pytest.raises(NoSignalError) as caught:
+        gradcurate.verify(RUN)
+    assert str(caught.value) == (
+        "At least 2 problems must have a score to compare rankings; none of the pool has one. "
+        "Score a larger pool, or use more --rollouts or a higher --temperature."
+    )
+
+
+def test_a_reward_that_does_not_import_leaves_no_run_directory(workspace):
+    Path("rewards.py").write_text("import no_such_module\n")
+    with pytest.raises(RewardError) as caught:
+        gradcurate.score(**workspace)
+    assert (
+        caught.value.expected
+        == f"the reward file {Path('rewards.py').absolute()} must import without an error"
+    )
+    assert "No module named 'no_such_module' (line 1)" in caught.value.received
+    assert not Path("runs").exists()
+
+
+# Inputs that cannot be used leave no run directory
+
+
+def missing_file():
+    return (
+        {"pool": "pol.jsonl"},
+        ProblemsError,
+        (
+            "pol.jsonl: expected a file, or a hub dataset as org/name[:config][:split]; "
+            "there is no such file. Did you mean pool.jsonl?"
+        ),
+    )
+
+
+def unreadable_row():
+    with Path("pool.jsonl").open("a") as file:
+        file.write('{"question": \n')
+    return {}, ProblemsError, "pool.jsonl:13: expected "
+
+
+def missing_column():
+    write_rows("pool.jsonl", [{"question": "1?", "reply": "1"}])
+    return (
+        {"answer_column": "answer"},
+        ProblemsError,
+        ("pool.jsonl: expected the column 'answer' of --answer-column; the columns are question, reply. "),
+    )
+
+
+def empty_pool():
+    Path("pool.jsonl").write_text("")
+    return {}, ProblemsError, "pool.jsonl: expected at least one row; the file is empty. Write it again."
+
+
+def duplicate_ids():
+    write_rows("pool.jsonl", [{"id": 7, "question": f"{n}?", "answer": str(n)} for n in range(2)])
+    return (
+        {},
+        ProblemsError,
+        "pool.jsonl:2: expected an id of its own in column 'id'; lines 1 and 2 both have '7'. ",
+    )
+
+
+def not_a_checkpoint():
+    Path("empty").mkdir()
+    return (
+        {"model": "empty"},
+        PolicyError,
+        "A checkpoint folder holds config.json and weights (*.safetensors or *.bin); "
+        "empty has no config.json and no weights. ",
+    )
+
+
+def no_template_for_messages():
+    folder = save_tiny_checkpoint(Path("plain"))
+    (folder / "chat_template.jinja").unlink()
+    write_rows("pool.jsonl", [{"prompt": [{"role": "user", "content": "1?"}], "answer": "1"}])
+    return (
+        {"model": str(folder)},
+        PolicyError,
+        "Prompts given as messages need a tokenizer with a chat template; this one has none. ",
+    )
+
+
+def too_long_a_prompt():
+    write_rows("pool.jsonl", [{"question": "1" * 200, "answer": "1"}])
+    return (
+        {},
+        ProblemsError,
+        "pool.jsonl:1: prompt and response must fit the policy's context of 128 tokens; its prompt has ",
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        missing_file,
+        unreadable_row,
+        missing_column,
+        empty_pool,
+        duplicate_ids,
+        not_a_checkpoint,
+        no_template_for_messages,
+        too_long_a_prompt,
+    ],
+)
+def test_unusable_inputs_are_named_and_leave_no_run_directory(workspace, spoil):
+    changed, kind, message = spoil()
+    with pytest.raises(kind) as caught:
+        gradcurate.score(**workspace | changed)
+    assert str(caught.value).startswith(message)
+    assert caught.value.exit_code == 2
+    assert not Path("runs").exists()
+
+
+# Verification
+
+
+def test_scores_agree_with_exact_gradients(finished):
+    found = gradcurate.verify(RUN, problems=5)
+    assert (found.problems, found.sketch_dim, found.ideal_rmse) == (5, 256, 1 / 16)
+    assert found.direction_error < 1e-5
+    assert found.score.spearman > 0.9
+    assert found.score.rmse < found.sketched_cosine.rmse
+
+
+def test_verification_sees_a_score_that_is_wrong(finished):
+    path = Path(RUN, "scores.parquet")
+    scores = pq.read_table(path)
+    turned = pa.array([None if value is None else -value for value in scores["score"].to_pylist()])
+    column = scores.schema.get_field_index("score")
+    pq.write_table(scores.set_column(column, scores.schema.field("score"), turned), path)
+    assert gradcurate.verify(RUN).score.spearman < -0.9
+
+
+def test_a_changed_checkpoint_is_not_verified(workspace, tmp_path):
+    workspace["model"] = str(save_tiny_checkpoint(tmp_path / "model"))
+    gradcurate.score(**workspace)
+    tiny_llama(seed=1).save_pretrained(workspace["model"])
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.verify(RUN)
+    assert str(caught.value) == (
+        "A run is verified with the checkpoint it was made with; the files of "
+        f"{workspace['model']} have changed since. "
+        "Restore that checkpoint, or score the new one into another --run."
+    )
