@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 
 demo: $(VENV)/.runtime ## rank 120 problems with a real model, and write the best 20 for TRL
 	$(BIN)/gradcurate score --config examples/arithmetic/gradcurate.toml --run $(RUN)
-	$(BIN)/gradcurate summary --run $(RUN) --by corrupted
+	$(BIN)/gradcurate summary --run $(RUN) --by corrupted --top 0
 	$(BIN)/gradcurate select --run $(RUN) --top-k 20 --format trl
 
 test: $(VENV)/.development ## the test suite

@@ -81,7 +81,9 @@ def test_the_example_marks_its_wrong_answers_and_no_other(capsys):
 
 def test_the_commands_of_the_readme_run(workspace, monkeypatch):
     save_tiny_checkpoint(Path("checkpoints/step-100"), max_position_embeddings=1024)
-    Path("my_rewards.py").write_text(Path("rewards.py").read_text().replace("def parity", "def compute_score"))
+    Path("my_rewards.py").write_text(
+        Path("rewards.py").read_text().replace("def parity", "def compute_score")
+    )
     documented = commands(ROOT / "README.md")
     verbs = {"score", "select", "summary", "inspect", "verify", "rollout", "sketch"}
     assert {command[0] for command in documented} == verbs
@@ -92,7 +94,9 @@ def test_the_commands_of_the_readme_run(workspace, monkeypatch):
 
 def test_the_python_of_the_readme_runs(workspace):
     save_tiny_checkpoint(Path("checkpoints/step-100"), max_position_embeddings=1024)
-    Path("my_rewards.py").write_text(Path("rewards.py").read_text().replace("def parity", "def compute_score"))
+    Path("my_rewards.py").write_text(
+        Path("rewards.py").read_text().replace("def parity", "def compute_score")
+    )
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     names: dict = {"gradcurate": gradcurate}
     exec(block, names)

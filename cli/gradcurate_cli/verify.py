@@ -30,11 +30,13 @@ def verify(
     """
     progress = progress_for(log, quiet)
     run_verb(
-        lambda: gradcurate.verify(run, problems=problems, device=device, progress=progress), _show, as_json
+        lambda: gradcurate.verify(run, problems=problems, device=device, progress=progress),
+        show_verification,
+        as_json,
     )
 
 
-def _show(found: "Verification") -> None:
+def show_verification(found: "Verification") -> None:
     table = open_table(f"against the exact gradients of {found.problems} problems")
     table.add_column("stored")
     add_columns(table, ("Spearman", "rmse", "worst"))

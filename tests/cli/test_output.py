@@ -11,7 +11,7 @@ import pytest
 from finished_runs import contents, flags
 from gradcurate_cli.running import console, run
 from gradcurate_cli.summary import show_summary
-from gradcurate_cli.verify import _show as show_verification
+from gradcurate_cli.verify import show_verification
 
 import gradcurate
 from gradcurate.report.summary import PartSummary, RankedProblem, Summary

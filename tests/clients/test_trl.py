@@ -45,9 +45,7 @@ def train(file: Path, folder: Path, reward) -> GRPOTrainer:
         save_strategy="no",
         disable_tqdm=True,
     )
-    trainer = GRPOTrainer(
-        tiny_llama(), reward, args=args, train_dataset=dataset, processing_class=tokenizer
-    )
+    trainer = GRPOTrainer(tiny_llama(), reward, args=args, train_dataset=dataset, processing_class=tokenizer)
     trainer.train()
     return trainer
 
