@@ -6,6 +6,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+
 from tiny_models import save_tiny_checkpoint
 
 PARITY_REWARD = """
@@ -21,7 +22,7 @@ def checkpoint(tmp_path_factory):
     return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def workspace(tmp_path, checkpoint, monkeypatch):
     """The settings of a small run that ends in seconds; its files lie in the working directory."""
     monkeypatch.chdir(tmp_path)

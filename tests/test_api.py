@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from finished_runs import contents, finish
 
 import gradcurate
+from finished_runs import contents, finish
 from gradcurate import api
 from gradcurate.errors import RunDirectoryError, SettingsError
 from gradcurate.results import read_problems

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tiny_checkpoint
 from typer.testing import CliRunner
 
 import gradcurate
 from gradcurate_cli.app import app
+from tiny_models import save_tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "arithmetic"
@@ -30,7 +30,7 @@ def invoke(arguments: list[str]) -> None:
     assert result.exit_code == 0, f"gradcurate {shlex.join(arguments)}: {result.output}"
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_model_in_place_of_the_demo_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXAMPLE, tmp_path / "examples" / "arithmetic")

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_tokenizer
 
 from gradcurate.config import load_settings, setting_fields
 from gradcurate.errors import PolicyError, ProblemsError
 from gradcurate.inputs import digest, read_inputs
+from tiny_models import tiny_tokenizer
 
 OVERHEAD = len("u") + len("e") + len("a")  # <user>, <eos> and <assistant> are one token each
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finished_runs import contents, finish
-from tiny_models import save_tiny_checkpoint, tiny_llama
 
 import gradcurate
+from finished_runs import contents, finish
 from gradcurate.errors import NoSignalError, PolicyError, ProblemsError, RewardError, RunDirectoryError
 from gradcurate.scores.alignment import SCORES_SCHEMA
 from gradcurate.selection.selection import SELECTION_SCHEMA
+from tiny_models import save_tiny_checkpoint, tiny_llama
 
 RUN = "runs/1"
 

@@ -37,6 +37,7 @@ def verify(
 
 
 def show_verification(found: "Verification") -> None:
+    """Print a verification for people."""
     table = open_table(f"against the exact gradients of {found.problems} problems")
     table.add_column("stored")
     add_columns(table, ("Spearman", "rmse", "worst"))

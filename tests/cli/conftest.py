@@ -1,7 +1,8 @@
 import pytest
+from typer.testing import CliRunner
+
 from finished_runs import finish
 from gradcurate_cli.app import app
-from typer.testing import CliRunner
 
 
 @pytest.fixture

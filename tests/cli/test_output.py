@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from finished_runs import contents, flags
-from gradcurate_cli.running import console, run
-from gradcurate_cli.summary import show_summary
-from gradcurate_cli.verify import show_verification
 
 import gradcurate
+from finished_runs import contents, flags
 from gradcurate.report.summary import PartSummary, RankedProblem, Summary
 from gradcurate.report.verification import Fidelity, Verification
 from gradcurate.store.lock import locked
+from gradcurate_cli.running import console, run
+from gradcurate_cli.summary import show_summary
+from gradcurate_cli.verify import show_verification
 
 RUN = ("--run", "runs/1")
 COMMAND = Path(sys.executable).with_name("gradcurate")

@@ -2,9 +2,10 @@ import io
 import re
 
 import pytest
+from rich.console import Console
+
 from gradcurate_cli import progress
 from gradcurate_cli.progress import Bars, Lines, progress_for
-from rich.console import Console
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
-from tiny_models import tiny_llama, tiny_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from gradcurate.exports.export import write_export
 from gradcurate.exports.rows import SelectedProblem
 from gradcurate.problems.problem import Problem
+from tiny_models import tiny_llama, tiny_tokenizer
 
 
 def selection(**columns) -> list[SelectedProblem]:

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from finished_runs import contents, flags
 
 import gradcurate
+from finished_runs import contents, flags
 
 COMMAND = Path(sys.executable).with_name("gradcurate")
 STAGES = ("rollouts", "sketches")

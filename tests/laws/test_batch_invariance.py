@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from sketches.reference import as_batch, random_rollouts, relative_error
-from tiny_models import tiny_llama
 
 from gradcurate.sketches.kernels import KERNELS
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
+from sketches.reference import as_batch, random_rollouts, relative_error
+from tiny_models import tiny_llama
 
 TOLERANCE = 1e-5
 ROLLOUTS = random_rollouts(5)

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from sketches.reference import as_batch, random_rollouts
-from tiny_models import tiny_llama
 
 from gradcurate.sketches.direction import norm, zero_direction
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
+from sketches.reference import as_batch, random_rollouts
+from tiny_models import tiny_llama
 
 TOLERANCE = 1e-4  # central differences are off by O(step²); the gradient itself is summed in float32
 STEP = 1e-4  # of the gradient's own length

@@ -9,8 +9,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from sketches.reference import as_batch, exact, random_rollouts, relative_error, sketch_gradient
-from tiny_models import tiny_llama
 
 from gradcurate.progress import Silent
 from gradcurate.scores.advantages import ADVANTAGES
@@ -20,6 +18,8 @@ from gradcurate.scores.token_weights import TOKEN_WEIGHTS
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
 from gradcurate.sketches.stage import SketchStage, run_pool_sketches, run_validation_sketches
+from sketches.reference import as_batch, exact, random_rollouts, relative_error, sketch_gradient
+from tiny_models import tiny_llama
 
 REWARDS = np.array([1.0, 0.0, 0.25, 0.0, 1.0, 0.5])
 HALF_PRECISION = 2.0**-11  # the relative error of one rounding to float16

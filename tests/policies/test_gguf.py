@@ -9,13 +9,13 @@ import types
 
 import pytest
 import torch
-from tiny_models import CHAT_TEMPLATE, SPECIAL, tiny_llama, tiny_tokenizer
 
 import gradcurate.policies.gguf as gguf_module
 from gradcurate.errors import PolicyError
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.gguf import cache_directory, converted_gguf, demo_gguf
 from gradcurate.policies.policy import load_policy, load_tokenizer
+from tiny_models import CHAT_TEMPLATE, SPECIAL, tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)

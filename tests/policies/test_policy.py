@@ -6,11 +6,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import save_tiny_checkpoint
 
 from gradcurate.errors import PolicyError
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.policy import context_tokens, load_policy, load_tokenizer, resolve_device
+from tiny_models import save_tiny_checkpoint
 
 REMEDY = "Give the folder that `save_pretrained` wrote, with its tokenizer."
 

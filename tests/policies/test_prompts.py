@@ -1,11 +1,11 @@
 """Prompts are rendered as asked, and every response starts where the template says."""
 
 import pytest
-from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
 from gradcurate.errors import PolicyError, ProblemsError
 from gradcurate.policies.prompts import render_prompt, resolve_prompt_format
 from gradcurate.problems import Problem
+from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
 NO_TEMPLATE_REMEDY = (
     "Use an instruct checkpoint, or --prompt-format text, which joins the messages' contents."

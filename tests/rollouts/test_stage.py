@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tiny_models import tiny_llama, tiny_tokenizer
 
 from gradcurate.config import Settings
 from gradcurate.policies.policy import Policy
@@ -18,6 +17,7 @@ from gradcurate.rewards import RewardOutcome
 from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, PromptedProblem
 from gradcurate.rollouts.stage import RolloutStage, cut_problem_batches, run_rollouts, shard_path
 from gradcurate.store.tables import read_fingerprint, read_shards, shard_paths
+from tiny_models import tiny_llama, tiny_tokenizer
 
 SETTINGS = Settings(
     pool="pool",

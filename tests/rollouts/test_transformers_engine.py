@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_llama, tiny_tokenizer
 
 from gradcurate.policies.policy import Policy
 from gradcurate.rollouts.randomness import rollout_uniforms
 from gradcurate.rollouts.transformers_engine import sample_completions
+from tiny_models import tiny_llama, tiny_tokenizer
 
 GROUP, MAX_TOKENS = 4, 12
 STOPS = frozenset(range(0, 101, 6))  # so many that about every second rollout ends by itself

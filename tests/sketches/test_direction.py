@@ -3,7 +3,6 @@
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_models import tiny_llama
 
 from gradcurate.sketches.direction import (
     directional_derivatives,
@@ -15,6 +14,7 @@ from gradcurate.sketches.direction import (
 )
 from gradcurate.sketches.direction_record import DirectionRecord, read_record
 from gradcurate.sketches.modules import find_gradient_space
+from tiny_models import tiny_llama
 
 CPU = torch.device("cpu")
 

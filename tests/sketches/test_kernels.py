@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sketches.reference import relative_error, sketch_by_definition
 
 from gradcurate.sketches.kernels import KERNELS, sketch_from_spectrum
 from gradcurate.sketches.modules import FusedModule
 from gradcurate.sketches.projection import Projection, project_module
+from sketches.reference import relative_error, sketch_by_definition
 
 TOLERANCE = 1e-5
 

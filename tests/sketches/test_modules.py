@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from sketches.architectures import tiny_gpt2, tiny_model
 
 from gradcurate.errors import PolicyError
 from gradcurate.sketches.modules import find_gradient_space
+from sketches.architectures import tiny_gpt2, tiny_model
 
 SEPARATE = ["self_attn.q_proj+k_proj+v_proj", "self_attn.o_proj", "mlp.gate_proj+up_proj", "mlp.down_proj"]
 FUSED = {

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from sketches.reference import exact, random_rollouts
-from tiny_models import tiny_llama
 
 from gradcurate.sketches.direction import norm
 from gradcurate.sketches.oracle import cosine, exact_gradient, inner_product
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher
+from sketches.reference import exact, random_rollouts
+from tiny_models import tiny_llama
 
 
 def test_weighted_gradients_add_up():

@@ -1,8 +1,7 @@
 """How rollouts are laid out as rows of a batch."""
 
-from sketches.reference import as_batch, random_rollouts
-
 from gradcurate.sketches.score_function import IGNORED
+from sketches.reference import as_batch, random_rollouts
 
 
 def test_each_completion_token_is_predicted_from_the_position_before_it():

@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-from sketches.architectures import tiny_model
-from sketches.reference import as_batch, exact, random_rollouts, relative_error, sketch_gradient
-from tiny_models import tiny_llama
 from torch.nn.functional import cosine_similarity
 
 from gradcurate.sketches.direction import norm, zero_direction
@@ -12,6 +9,9 @@ from gradcurate.sketches.kernels import KERNELS
 from gradcurate.sketches.oracle import cosine, inner_product
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
+from sketches.architectures import tiny_model
+from sketches.reference import as_batch, exact, random_rollouts, relative_error, sketch_gradient
+from tiny_models import tiny_llama
 
 TOLERANCE = 1e-5
 DIM = 256

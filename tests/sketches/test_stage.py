@@ -7,8 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sketches.reference import as_batch, exact, random_rollouts
-from tiny_models import tiny_llama
 
 from gradcurate.errors import NumericalError
 from gradcurate.progress import Progress, Silent, Task
@@ -21,6 +19,8 @@ from gradcurate.sketches.rows import sketches_schema
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
 from gradcurate.sketches.stage import SketchStage, run_pool_sketches, run_validation_sketches, shard_path
 from gradcurate.store.tables import read_fingerprint, read_shards, read_table, shard_paths
+from sketches.reference import as_batch, exact, random_rollouts
+from tiny_models import tiny_llama
 
 DIM = 128
 FINGERPRINT = {"policy": "abc", "sketch_dim": DIM}
