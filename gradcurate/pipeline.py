@@ -83,16 +83,16 @@ def _rewards(settings: Settings) -> RewardPool:
 
 @contextmanager
 def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, Callable[[], Policy]]]:
-    """Hold the run directory, refusing one of other settings."""
+    """Hold the run directory, refusing one of other settings; a new one only for a policy that fits."""
     run = RunDirectory(Path(settings.run))
+    policy = functools.cache(
+        lambda: load_policy(inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device)
+    )
+    if not run.problems.exists():  # else this was found out when the run began
+        find_gradient_space(policy().model)
     with locked(run.root):
         _record(settings, run, inputs)
-        yield (
-            run,
-            functools.cache(
-                lambda: load_policy(inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device)
-            ),
-        )
+        yield run, policy
 
 
 def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:

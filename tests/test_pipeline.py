@@ -13,6 +13,7 @@ from gradcurate.errors import NoSignalError, PolicyError, ProblemsError, RewardE
 from gradcurate.scores.alignment import SCORES_SCHEMA
 from gradcurate.selection.selection import SELECTION_SCHEMA
 from tiny_models import save_tiny_checkpoint, tiny_llama
+from transformers import GPT2Config, GPT2LMHeadModel
 
 RUN = "runs/1"
 
@@ -333,6 +334,28 @@ def too_long_a_prompt():
     )
 
 
+def no_such_device():
+    return {"device": "cuda:99"}, PolicyError, "--device must name a device of this machine; 'cuda:99': "
+
+
+def truncated_weights():
+    folder = save_tiny_checkpoint(Path("truncated"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return {"model": str(folder)}, PolicyError, "The model of truncated must load with transformers; "
+
+
+def matrices_outside_linear_modules():
+    folder = save_tiny_checkpoint(Path("gpt2"))
+    config = GPT2Config(vocab_size=101, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return (
+        {"model": str(folder)},
+        PolicyError,
+        "Every matrix of the transformer blocks must belong to a linear module that runs; ",
+    )
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -344,6 +367,9 @@ def too_long_a_prompt():
         not_a_checkpoint,
         no_template_for_messages,
         too_long_a_prompt,
+        no_such_device,
+        truncated_weights,
+        matrices_outside_linear_modules,
     ],
 )
 def test_unusable_inputs_are_named_and_leave_no_run_directory(workspace, spoil):
