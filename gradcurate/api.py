@@ -4,6 +4,7 @@ Settings are the fields of `gradcurate.config.Settings`, as keywords. Imports ar
 functions, so that a verb which needs no model loads no torch.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,6 @@ def rollout(
     """Sample and reward the rollouts of a run, and stop there; arguments as in `score`."""
     from gradcurate import pipeline
     from gradcurate.results import read_groups
-    from gradcurate.scores.groups import count_statuses
     from gradcurate.store.run_directory import RunDirectory
 
     resolved = load_settings(settings, config)
@@ -116,8 +116,8 @@ def rollout(
         run=resolved.run,
         rollouts=sum(len(group.rewards_G) for group in groups) + failed,
         failed_rollouts=failed,
-        pool_statuses=count_statuses(group for group in groups if group.split == "pool"),
-        validation_statuses=count_statuses(group for group in groups if group.split == "validation"),
+        pool_statuses=dict(Counter(group.status for group in groups if group.split == "pool")),
+        validation_statuses=dict(Counter(group.status for group in groups if group.split == "validation")),
     )
 
 

@@ -9,6 +9,7 @@ the pool is sketched.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from gradcurate.rewards import RewardPool
 from gradcurate.rollouts import stage as rollout_stage
 from gradcurate.rollouts.rewarding import completion_scorer
 from gradcurate.scores.alignment import score_problems, sum_gradients
-from gradcurate.scores.groups import Group, count_statuses
+from gradcurate.scores.groups import Group
 from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import Direction, load_direction, norm
@@ -152,8 +153,8 @@ def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs)
 
 def _require_validation_signal(groups: Sequence[Group]) -> None:
     validation = [group for group in groups if group.split == "validation"]
-    counts = count_statuses(validation)
-    if not counts.get("scored"):
+    counts = Counter(group.status for group in validation)
+    if not counts["scored"]:
         seen = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         raise NoSignalError(
             "At least one validation problem must have rollouts of different rewards",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import gradcurate
 from finished_runs import contents, finish
@@ -13,7 +14,6 @@ from gradcurate.errors import NoSignalError, PolicyError, ProblemsError, RewardE
 from gradcurate.scores.alignment import SCORES_SCHEMA
 from gradcurate.selection.selection import SELECTION_SCHEMA
 from tiny_models import save_tiny_checkpoint, tiny_llama
-from transformers import GPT2Config, GPT2LMHeadModel
 
 RUN = "runs/1"
 

@@ -101,7 +101,7 @@ def inspect_problem(
         source=problem.source,
         prompt=problem.prompt,
         answer=problem.answer,
-        status=group.status,
+        status=score["status"] if score else group.status,
         score=score,
         rollouts=tuple(
             InspectedRollout(

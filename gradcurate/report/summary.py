@@ -3,13 +3,14 @@
 import difflib
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gradcurate.errors import SettingsError
 from gradcurate.problems.problem import Problem
-from gradcurate.scores.groups import Group, count_statuses
+from gradcurate.scores.groups import Group
 
 EXCERPT_CHARACTERS = 60
 
@@ -100,8 +101,8 @@ def summarise(
     ranked = [_ranked(row, by_id[row["problem_id"]]) for row in scores if row["rank"] is not None]
     return Summary(
         run=run,
-        pool_statuses=count_statuses(group for group in groups if group.split == "pool"),
-        validation_statuses=count_statuses(group for group in groups if group.split == "validation"),
+        pool_statuses=dict(Counter(row["status"] for row in scores)),
+        validation_statuses=dict(Counter(group.status for group in groups if group.split == "validation")),
         failed_rollouts=sum(group.failed for group in groups),
         pass_rates=_pass_rates(scores),
         parts=(

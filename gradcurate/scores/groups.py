@@ -5,7 +5,6 @@ no weights; its status says why, and its rollouts never reach the model's backwa
 """
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,14 +80,6 @@ def group_rollouts(rollouts: pa.Table) -> list[Group]:
     starts = [i for i in range(len(ids)) if i == 0 or ids[i] != ids[i - 1] or splits[i] != splits[i - 1]]
     spans = itertools.pairwise([*starts, len(ids)])
     return [_group(ordered.slice(start, end - start)) for start, end in spans]
-
-
-def count_statuses(groups: Iterable[Group]) -> dict[str, int]:
-    """Return how many groups have each status that occurs."""
-    counts: dict[str, int] = {}
-    for group in groups:
-        counts[group.status] = counts.get(group.status, 0) + 1
-    return counts
 
 
 def _group(rows: pa.Table) -> Group:

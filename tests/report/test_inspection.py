@@ -59,6 +59,8 @@ def test_rollouts_are_shown_in_order_with_what_is_known_of_each():
     inspection = inspect_problem(PROBLEMS[2], group, rows, {0: -0.5, 2: 0.5}, {0: 3.0, 2: None}, None)
     assert inspection.status == "scored"
     assert inspection.score is None
+    cancelled = {"status": "no_gradient", "score": None}
+    assert inspect_problem(PROBLEMS[2], group, rows, {}, {}, cancelled).status == "no_gradient"
     assert inspection.rollouts == (
         InspectedRollout(0, 0.0, {"judge": "b"}, 1, "length", -0.5, 3.0, "answer 0"),
         InspectedRollout(1, None, {"error": "no"}, 2, "stop", None, None, "answer 1"),

@@ -20,8 +20,15 @@ def problem(problem_id, split="pool", content="1 + 1?", source="sums", **row):
     )
 
 
-def score_row(problem_id, rank, score, pass_rate, source="sums"):
-    return {"problem_id": problem_id, "rank": rank, "score": score, "pass_rate": pass_rate, "source": source}
+def score_row(problem_id, rank, score, pass_rate, source="sums", status="scored"):
+    return {
+        "problem_id": problem_id,
+        "rank": rank,
+        "score": score,
+        "pass_rate": pass_rate,
+        "source": source,
+        "status": status,
+    }
 
 
 def group(problem_id, rewards, split="pool", failed=0):
@@ -37,7 +44,7 @@ FOUR = [
     score_row("a", 1, 0.5, 0.25),
     score_row("b", 2, 0.25, 0.75, source="words"),
     score_row("c", 3, -0.25, 0.5),
-    score_row("d", None, None, None),
+    score_row("d", None, None, None, status="no_gradient"),
 ]
 
 
@@ -110,7 +117,7 @@ def test_the_last_message_is_excerpted_on_one_line():
     assert short.prompt == "x" * 60
 
 
-def test_groups_are_counted_by_split_and_status():
+def test_problems_are_counted_by_split_and_status():
     groups = [
         group("a", [0, 1]),
         group("b", [0, 0], failed=1),
@@ -118,6 +125,6 @@ def test_groups_are_counted_by_split_and_status():
         group("w", [], split="validation", failed=2),
     ]
     summary = summarised(FOUR, four_problems(), groups)
-    assert summary.pool_statuses == {"scored": 1, "all_wrong": 1}
+    assert summary.pool_statuses == {"scored": 3, "no_gradient": 1}  # rewards alone do not tell
     assert summary.validation_statuses == {"all_correct": 1, "failed": 1}
     assert summary.failed_rollouts == 3

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradcurate.scores.groups import GROUP_COLUMNS, Group, count_statuses, group_rollouts
+from gradcurate.scores.groups import GROUP_COLUMNS, Group, group_rollouts
 
 SCHEMA = pa.schema(
     [
@@ -121,9 +121,3 @@ def test_tables_of_several_chunks_are_grouped_as_one():
         contents(g) for g in group_rollouts(as_table(rows))
     ]
     assert set(GROUP_COLUMNS) == set(SCHEMA.names)
-
-
-def test_statuses_are_counted():
-    groups = [group_of(rewards) for rewards in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0])]
-    assert count_statuses(groups) == {"scored": 2, "all_correct": 1}
-    assert count_statuses([]) == {}
