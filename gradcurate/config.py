@@ -10,7 +10,6 @@ This module is imported by ``gradcurate --help``: it needs nothing but the stand
 """
 
 import dataclasses
-import difflib
 import os
 import tomllib
 import types
@@ -23,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import BaseMetadata, Ge, Gt, Le, MultipleOf
 
 from gradcurate.errors import SettingsError
+from gradcurate.suggestion import choose_from
 
 Stage = Literal["problems", "rollouts", "sketches"]
 _INT64_MAX = 2**63 - 1  # what the columns that store seeds can hold
@@ -176,12 +176,7 @@ def _require_known(given: Mapping[str, Any]) -> None:
     known = [f.name for f in setting_fields()]
     for name in given:
         if name not in known:
-            guesses = difflib.get_close_matches(name, known, n=1)
-            raise SettingsError(
-                "Settings must be known ones",
-                f"{name!r} is not",
-                f"Did you mean {guesses[0]!r}?" if guesses else f"Choose from: {', '.join(known)}.",
-            )
+            raise SettingsError("Settings must be known ones", f"{name!r} is not", choose_from(name, known))
 
 
 def _require_complete(given: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """What a run found, in numbers a person reads at a glance: the ranking, its sources, its spread."""
 
-import difflib
 import math
 import statistics
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 from gradcurate.errors import SettingsError
 from gradcurate.problems.problem import Problem
 from gradcurate.scores.groups import Group
+from gradcurate.suggestion import choose_from
 
 EXCERPT_CHARACTERS = 60
 
@@ -122,11 +122,8 @@ def _require_columns(columns: Iterable[str], pool: Iterable[Problem]) -> None:
     known = sorted({name for problem in pool for name in problem.row})
     for column in columns:
         if column not in known:
-            guesses = difflib.get_close_matches(column, known, n=1)
             raise SettingsError(
-                "--by must name a column of the pool",
-                f"{column!r} is not one",
-                f"Did you mean {guesses[0]!r}?" if guesses else f"Choose from: {', '.join(known)}.",
+                "--by must name a column of the pool", f"{column!r} is not one", choose_from(column, known)
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from gradcurate.errors import RewardError
 from gradcurate.rewards import builtin
 from gradcurate.rewards.choice import choice
-from gradcurate.rewards.suggestion import did_you_mean
+from gradcurate.suggestion import did_you_mean
 from gradcurate.rewards.user import load_user_reward
 
 

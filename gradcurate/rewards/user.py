@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from gradcurate.errors import RewardError
-from gradcurate.rewards.suggestion import did_you_mean
+from gradcurate.suggestion import did_you_mean
 
 SUPPORTED = "(data_source, solution_str, ground_truth, extra_info)"
 
