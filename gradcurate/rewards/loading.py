@@ -10,8 +10,8 @@ from typing import Any
 from gradcurate.errors import RewardError
 from gradcurate.rewards import builtin
 from gradcurate.rewards.choice import choice
-from gradcurate.suggestion import did_you_mean
 from gradcurate.rewards.user import load_user_reward
+from gradcurate.suggestion import did_you_mean
 
 
 def load_reward(spec: str) -> Callable[..., Any]:
