@@ -27,6 +27,7 @@ class RolloutReport:
 
     Attributes:
         run: The run directory.
+        bad_rows: How many rows of the files were set aside.
         rollouts: How many rollouts it holds.
         failed_rollouts: How many of those have no reward.
         pool_statuses: Pool problems by status.
@@ -34,6 +35,7 @@ class RolloutReport:
     """
 
     run: str
+    bad_rows: int
     rollouts: int
     failed_rollouts: int
     pool_statuses: dict[str, int]
@@ -105,15 +107,18 @@ def rollout(
 ) -> RolloutReport:
     """Sample and reward the rollouts of a run, and stop there; arguments as in `score`."""
     from gradcurate import pipeline
+    from gradcurate.problems.bad_rows import count_bad_rows
     from gradcurate.results import read_groups
     from gradcurate.store.run_directory import RunDirectory
 
     resolved = load_settings(settings, config)
     pipeline.rollout(resolved, progress or Silent())
-    groups = read_groups(RunDirectory(Path(resolved.run)))
+    run = RunDirectory(Path(resolved.run))
+    groups = read_groups(run)
     failed = sum(group.failed for group in groups)
     return RolloutReport(
         run=resolved.run,
+        bad_rows=count_bad_rows(run.bad_rows),
         rollouts=sum(len(group.rewards_G) for group in groups) + failed,
         failed_rollouts=failed,
         pool_statuses=dict(Counter(group.status for group in groups if group.split == "pool")),
@@ -251,6 +256,7 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
         by: Columns of the original records to compare mean scores by, besides the source.
         top: How many problems of the ranking's head and tail to show.
     """
+    from gradcurate.problems.bad_rows import count_bad_rows
     from gradcurate.report.summary import summarise
     from gradcurate.results import read_groups, read_problems, read_scores
     from gradcurate.store.run_directory import RunDirectory
@@ -259,7 +265,8 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
         raise SettingsError("--top must be 0 or more", f"{top} was given", "Use 10.")
     directory = RunDirectory(Path(run))
     scores = read_scores(directory).to_pylist()
-    return summarise(str(run), read_problems(directory), read_groups(directory), scores, by, top)
+    bad_rows = count_bad_rows(directory.bad_rows)
+    return summarise(str(run), read_problems(directory), read_groups(directory), scores, bad_rows, by, top)
 
 
 def _strategy(top_k: int | None, top_fraction: float | None) -> "Strategy":

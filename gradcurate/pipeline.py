@@ -23,7 +23,14 @@ from gradcurate.problems import Split, problems_to_table
 from gradcurate.problems.bad_rows import write_bad_rows
 from gradcurate.progress import Progress
 from gradcurate.report.verification import Verification, compare, evenly_spaced
-from gradcurate.results import read_groups, read_problems, read_rollouts, read_scores, split_weights
+from gradcurate.results import (
+    first_failure,
+    read_groups,
+    read_problems,
+    read_rollouts,
+    read_scores,
+    split_weights,
+)
 from gradcurate.rewards import RewardPool
 from gradcurate.rollouts import stage as rollout_stage
 from gradcurate.rollouts.rewarding import completion_scorer
@@ -129,7 +136,7 @@ def _roll_out(
         batches = rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings)
         rollout_stage.run_rollouts(stage, batches, f"roll out {split}", progress)
         if split == "validation":
-            _require_validation_signal(read_groups(run))
+            _require_validation_signal(run, read_groups(run))
     rewards.close()  # the gradient passes need the memory
 
 
@@ -151,15 +158,17 @@ def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs)
         )
 
 
-def _require_validation_signal(groups: Sequence[Group]) -> None:
+def _require_validation_signal(run: RunDirectory, groups: Sequence[Group]) -> None:
     validation = [group for group in groups if group.split == "validation"]
     counts = Counter(group.status for group in validation)
     if not counts["scored"]:
         seen = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        failure = first_failure(run, "validation")
         raise NoSignalError(
             "At least one validation problem must have rollouts of different rewards",
             f"of {len(validation)} problems, {seen}",
-            "Use more --rollouts, a higher --temperature, a larger --max-tokens, or validation problems "
+            (f"The reward failed at first with {failure!r}: correct that. Else use" if failure else "Use")
+            + " more --rollouts, a higher --temperature, a larger --max-tokens, or validation problems "
             "that the policy solves sometimes; `gradcurate inspect` shows what it answered.",
         )
 
@@ -168,7 +177,7 @@ def _sketch(
     settings: Settings, run: RunDirectory, inputs: Inputs, policy: Callable[[], Policy], progress: Progress
 ) -> None:
     groups = read_groups(run)
-    _require_validation_signal(groups)
+    _require_validation_signal(run, groups)
     tokens = read_rollouts(run, TOKEN_COLUMNS)
     stage = sketch_stage.SketchStage(
         sketcher=functools.cache(lambda: _sketcher(settings, policy())),

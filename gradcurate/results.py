@@ -1,5 +1,6 @@
 """Reading back what a run directory holds, as the types of the stages. No model, no torch."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,6 +46,13 @@ def read_group(run: RunDirectory, problem: Problem) -> Group:
         f"{run.rollouts} has none of it yet",
         "Run `gradcurate rollout` first.",
     )
+
+
+def first_failure(run: RunDirectory, split: Split) -> str | None:
+    """Return why the first rollout of a split without a reward has none; None where all have one."""
+    rollouts = read_rollouts(run, ["split", "reward", "reward_detail"])
+    failed = rollouts.filter(pc.and_(pc.equal(rollouts["split"], split), pc.is_null(rollouts["reward"])))
+    return str(json.loads(failed["reward_detail"][0].as_py())["error"]) if len(failed) else None
 
 
 def read_scores(run: RunDirectory) -> pa.Table:

@@ -208,6 +208,16 @@ def test_without_a_mixed_validation_problem_nothing_is_sketched(workspace):
     assert not Path(RUN, "validation").exists()
 
 
+def test_a_reward_that_always_fails_is_named_as_the_reason(workspace):
+    write_reward("    raise ValueError('no judge')\n")
+    with pytest.raises(NoSignalError) as caught:
+        gradcurate.score(**workspace)
+    assert caught.value.received == "of 5 problems, 5 failed"
+    assert caught.value.remedy.startswith(
+        "The reward failed at first with 'ValueError: no judge': correct that. Else use more --rollouts, "
+    )
+
+
 def test_a_reward_that_fails_at_times_costs_those_rollouts_alone(workspace):
     # Of four rollouts some contain a letter below "g", and are not judged.
     write_reward(
@@ -356,6 +366,15 @@ def matrices_outside_linear_modules():
     )
 
 
+def run_path_of_a_file():
+    Path("taken").write_text("")
+    return (
+        {"run": "taken"},
+        RunDirectoryError,
+        "taken must be a place that can be written to; File exists. Check the path, its permissions, ",
+    )
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -370,6 +389,7 @@ def matrices_outside_linear_modules():
         no_such_device,
         truncated_weights,
         matrices_outside_linear_modules,
+        run_path_of_a_file,
     ],
 )
 def test_unusable_inputs_are_named_and_leave_no_run_directory(workspace, spoil):
@@ -412,3 +432,15 @@ def test_a_changed_checkpoint_is_not_verified(workspace, tmp_path):
         f"{workspace['model']} have changed since. "
         "Restore that checkpoint, or score the new one into another --run."
     )
+
+
+# Rows set aside
+
+
+def test_rows_set_aside_are_counted_and_no_longer_once_the_file_is_corrected(workspace):
+    whole = Path("pool.jsonl").read_text()
+    Path("pool.jsonl").write_text(whole + '{"question": "a\u2028b"}\n{oops\n')
+    assert gradcurate.rollout(**workspace, on_bad_row="skip").bad_rows == 2
+    assert gradcurate.score(**workspace, on_bad_row="skip").bad_rows == 2
+    Path("pool.jsonl").write_text(whole)
+    assert gradcurate.score(**workspace, on_bad_row="skip").bad_rows == 0

@@ -7,7 +7,7 @@ from gradcurate.api import RolloutReport
 from gradcurate_cli.options import ConfigOption, JsonOption, QuietOption, with_settings
 from gradcurate_cli.progress import progress_for
 from gradcurate_cli.running import console, log, run
-from gradcurate_cli.summary import status_line
+from gradcurate_cli.summary import show_bad_rows, status_line
 
 
 @with_settings
@@ -33,3 +33,4 @@ def _show(report: RolloutReport) -> None:
     console.print(f"{report.rollouts} rollouts in {report.run}, {report.failed_rollouts} without a reward")
     console.print(status_line("pool", report.pool_statuses))
     console.print(status_line("validation", report.validation_statuses))
+    show_bad_rows(report.run, report.bad_rows)

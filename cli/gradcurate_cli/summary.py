@@ -43,9 +43,16 @@ def show_summary(summary: "Summary") -> None:
     console.print(_pass_rates(summary.pass_rates), "")
     console.print(status_line("pool", summary.pool_statuses))
     console.print(status_line("validation", summary.validation_statuses))
+    show_bad_rows(summary.run, summary.bad_rows)
     if summary.failed_rollouts:
         console.print(f"rollouts without a reward: {summary.failed_rollouts}; `gradcurate inspect` shows why")
     console.print(f"scores: {summary.run}/scores.parquet")
+
+
+def show_bad_rows(run: str, bad_rows: int) -> None:
+    """Say how many rows of the files were set aside, and where they are, if any were."""
+    if bad_rows:
+        console.print(f"rows set aside: {bad_rows}; {run}/bad_rows.jsonl says why")
 
 
 def status_line(split: str, statuses: Mapping[str, int]) -> str:

@@ -57,6 +57,7 @@ class Summary:
         run: The run directory.
         pool_statuses: Pool problems by status.
         validation_statuses: Validation problems by status.
+        bad_rows: How many rows of the files were set aside.
         failed_rollouts: How many rollouts, of either split, have no reward.
         pass_rates: Pool problems by pass rate.
         parts: Mean scores by source, and by any other column asked for.
@@ -67,6 +68,7 @@ class Summary:
     run: str
     pool_statuses: Mapping[str, int]
     validation_statuses: Mapping[str, int]
+    bad_rows: int
     failed_rollouts: int
     pass_rates: Mapping[str, int]
     parts: tuple[PartSummary, ...]
@@ -79,6 +81,7 @@ def summarise(
     problems: Sequence[Problem],
     groups: Iterable[Group],
     scores: Sequence[Mapping[str, Any]],
+    bad_rows: int,
     columns: Sequence[str],
     shown: int,
 ) -> Summary:
@@ -89,6 +92,7 @@ def summarise(
         problems: Pool and validation.
         groups: Their rewards.
         scores: The rows of ``scores.parquet``, best first.
+        bad_rows: How many rows of the files were set aside.
         columns: Columns of the original records to compare mean scores by, besides the source.
         shown: How many problems of the ranking's head and tail to keep.
 
@@ -103,6 +107,7 @@ def summarise(
         run=run,
         pool_statuses=dict(Counter(row["status"] for row in scores)),
         validation_statuses=dict(Counter(group.status for group in groups if group.split == "validation")),
+        bad_rows=bad_rows,
         failed_rollouts=sum(group.failed for group in groups),
         pass_rates=_pass_rates(scores),
         parts=(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gradcurate.errors import LockedError
+from gradcurate.store.atomic import writing
 
 LOCK_NAME = ".lock"
 
@@ -23,9 +24,12 @@ def locked(run: Path) -> Iterator[None]:
 
     Raises:
         LockedError: Another process holds it.
+        RunDirectoryError: It cannot be made or written to.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK_NAME).open("a+", encoding="utf-8") as file:
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / LOCK_NAME).open("a+", encoding="utf-8")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -170,7 +170,7 @@ def awkward_summary():
     )
     part = PartSummary("difficulty", "x" * 50, problems=100, scored=0, mean_score=None, mean_pass_rate=None)
     rates = dict.fromkeys(("0", "up to 1/4", "up to 1/2", "up to 3/4", "below 1", "1"), 10000)
-    return Summary("runs/[1]", {"scored": 1}, {"scored": 1}, 7, rates, (part,), (ranked,), (ranked,))
+    return Summary("runs/[1]", {"scored": 1}, {"scored": 1}, 3, 7, rates, (part,), (ranked,), (ranked,))
 
 
 def test_a_summary_is_whole_on_80_columns(capsys):
@@ -181,6 +181,7 @@ def test_a_summary_is_whole_on_80_columns(capsys):
     assert len(rows) == 2
     assert all("12345  -0.0123  0.25  openai/gsm8k" in row and "[/b] :warning:" in row for row in rows)
     assert sum("10000      10000" in line for line in lines) == 1
+    assert "rows set aside: 3; runs/[1]/bad_rows.jsonl says why" in lines
     assert "rollouts without a reward: 7; `gradcurate inspect` shows why" in lines
     assert lines[-1] == "scores: runs/[1]/scores.parquet"
 

@@ -37,7 +37,7 @@ def group(problem_id, rewards, split="pool", failed=0):
 
 
 def summarised(scores, problems, groups=(), columns=(), shown=10):
-    return summarise("runs/1", problems, groups, scores, columns, shown)
+    return summarise("runs/1", problems, groups, scores, 0, columns, shown)
 
 
 FOUR = [

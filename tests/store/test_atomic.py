@@ -1,5 +1,6 @@
 """A file is whole or absent, whatever instant its writer dies at."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gradcurate.errors import RunDirectoryError
 from gradcurate.store.atomic import replacing, write_json
 
 WRITER = """
 import os, pathlib, sys
+from gradcurate.errors import RunDirectoryError
 from gradcurate.store.atomic import replacing
 
 with replacing(pathlib.Path(sys.argv[1])) as temporary:
@@ -74,3 +77,23 @@ def test_a_killed_writer_leaves_the_old_content(tmp_path, fate, code, content):
 def test_json_is_for_people_to_read(tmp_path):
     write_json(tmp_path / "file", {"ü": [1]})
     assert (tmp_path / "file").read_text(encoding="utf-8") == '{\n  "ü": [\n    1\n  ]\n}\n'
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    path = tmp_path / "file" / "below"
+    with pytest.raises(RunDirectoryError) as caught, replacing(path):
+        pass
+    assert str(caught.value) == (
+        f"{path} must be a place that can be written to; File exists. "
+        "Check the path, its permissions, and the space left on its disk."
+    )
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RunDirectoryError) as caught, replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.received == "No space left on device"
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"file": "old"}
