@@ -7,6 +7,7 @@ import torch
 from gradcurate.policies.policy import Policy
 from gradcurate.rollouts.randomness import rollout_uniforms
 from gradcurate.rollouts.transformers_engine import sample_completions
+from sketches.architectures import tiny_model
 from tiny_models import tiny_llama, tiny_tokenizer
 
 GROUP, MAX_TOKENS = 4, 12
@@ -76,6 +77,18 @@ def test_logprobs_are_those_of_one_pass_over_the_whole_sequence(policy, sampling
             assert completion.logprobs == pytest.approx(expected, abs=1e-4)
             other = teacher_forced(policy.model, PROMPTS[problem_id], completion.token_ids, 2 * temperature)
             assert completion.logprobs != pytest.approx(other, abs=1e-2)
+
+
+@pytest.mark.parametrize("architecture", ["Gemma2", "Gemma3", "Mistral", "Phi3", "Qwen3"])
+def test_so_are_those_of_other_caches(architecture):
+    """Some layers of some see a window that is shorter than the prompts."""
+    model = tiny_model(architecture)
+    if getattr(model.config, "sliding_window", None):
+        model.config.sliding_window = 8
+    for problem_id, group in roll_out(Policy(model, None, STOPS), list(PROMPTS)).items():
+        for completion in group:
+            expected = teacher_forced(model, PROMPTS[problem_id], completion.token_ids, 1.0)
+            assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 @torch.no_grad()
