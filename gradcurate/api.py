@@ -186,10 +186,10 @@ def select(
         for row in scores.slice(0, taken).to_pylist()
     ]
     with locked(directory.root):
-        write_table(directory.selection, selection, "selection", read_fingerprint(directory.scores))
         export = write_export(
             format, selected, manifest.prompt_format, Path(out) if out else directory.exports(format)
         )
+        write_table(directory.selection, selection, "selection", read_fingerprint(directory.scores))
     return SelectReport(
         run=str(run),
         strategy=str(strategy),

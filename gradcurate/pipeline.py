@@ -49,6 +49,7 @@ from gradcurate.store.lock import locked
 from gradcurate.store.manifest import Manifest, read_manifest, write_manifest
 from gradcurate.store.run_directory import (
     RunDirectory,
+    require_empty,
     require_same_fingerprint,
     require_same_shards,
     require_stage,
@@ -96,7 +97,8 @@ def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, 
     policy = functools.cache(
         lambda: load_policy(inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device)
     )
-    if not run.problems.exists():  # else this was found out when the run began
+    if not run.problems.exists():  # else these were found out when the run began
+        require_empty(run.root)
         find_gradient_space(policy().model)
     with locked(run.root):
         _record(settings, run, inputs)
@@ -169,7 +171,8 @@ def _require_validation_signal(run: RunDirectory, groups: Sequence[Group]) -> No
             f"of {len(validation)} problems, {seen}",
             (f"The reward failed at first with {failure!r}: correct that. Else use" if failure else "Use")
             + " more --rollouts, a higher --temperature, a larger --max-tokens, or validation problems "
-            "that the policy solves sometimes; `gradcurate inspect` shows what it answered.",
+            "that the policy solves sometimes, and a new --run; "
+            f"`gradcurate inspect --run {run.root} {validation[0].problem_id}` shows what it answered.",
         )
 
 

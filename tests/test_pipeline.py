@@ -195,10 +195,16 @@ def test_without_a_mixed_validation_problem_nothing_is_sketched(workspace):
     write_reward("    return 1.0\n")
     with pytest.raises(NoSignalError) as caught:
         gradcurate.score(**workspace)
+    first = sorted(
+        row["problem_id"]
+        for row in pq.read_table(f"{RUN}/problems.parquet").to_pylist()
+        if row["split"] == "validation"
+    )[0]
     assert str(caught.value) == (
         "At least one validation problem must have rollouts of different rewards; of 5 problems, "
         "5 all_correct. Use more --rollouts, a higher --temperature, a larger --max-tokens, or validation "
-        "problems that the policy solves sometimes; `gradcurate inspect` shows what it answered."
+        "problems that the policy solves sometimes, and a new --run; "
+        f"`gradcurate inspect --run {RUN} {first}` shows what it answered."
     )
     assert caught.value.exit_code == 3
     shards = list(Path(RUN, "rollouts").iterdir())
@@ -373,6 +379,18 @@ def run_path_of_a_file():
         RunDirectoryError,
         "taken must be a place that can be written to; File exists. Check the path, its permissions, ",
     )
+
+
+def test_a_folder_of_other_files_is_left_alone(workspace):
+    Path(RUN).mkdir(parents=True)
+    Path(RUN, "run.json").write_text("mine")
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.score(**workspace)
+    assert str(caught.value) == (
+        "A new run needs a folder of its own; runs/1 holds run.json and no problems.parquet. "
+        "Choose another --run."
+    )
+    assert contents(RUN) == {"run.json": b"mine"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def outcome_of(returned: object) -> RewardOutcome:
     """Return the outcome of a reward that returned without an exception."""
     if not isinstance(returned, Mapping):
         return _judge(returned, {})
-    detail = {str(key): json_safe(value) for key, value in returned.items() if key != "score"}
+    detail = json_safe({key: value for key, value in returned.items() if key != "score"})
     if "score" not in returned:
         keys = ", ".join(repr(key) for key in returned)
         return failed(f"returned a dict without 'score' (its keys: {keys or 'none'})", detail)
@@ -37,15 +37,22 @@ def _judge(value: Any, detail: dict[str, Any]) -> RewardOutcome:
 
 def json_safe(value: Any) -> Any:
     """Return ``value`` in JSON types: arrays become lists, and what JSON cannot hold becomes its text."""
-    if value is None or isinstance(value, str | bool | int):
+    if isinstance(value, str):
+        return storable(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
+        return {storable(str(key)): json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         items = [json_safe(item) for item in value]
         # A set has no order of its own, and another on every run.
         return sorted(items, key=str) if isinstance(value, set | frozenset) else items
     # numpy's and torch's scalars and arrays, without importing either.
-    return json_safe(value.tolist()) if hasattr(value, "tolist") else str(value)
+    return json_safe(value.tolist()) if hasattr(value, "tolist") else storable(str(value))
+
+
+def storable(text: str) -> str:
+    """Return text with a ? for each half of a surrogate pair, which no file can hold."""
+    return text.encode(errors="replace").decode()

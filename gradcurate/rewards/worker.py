@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from gradcurate.errors import RewardError
 from gradcurate.rewards.loading import load_reward
 from gradcurate.rewards.request import RewardRequest, failed
-from gradcurate.rewards.verdict import outcome_of
+from gradcurate.rewards.verdict import outcome_of, storable
 
 PR_SET_PDEATHSIG = 1
 
@@ -66,7 +66,7 @@ def answer_to(line: str, reward: Callable[..., Any]) -> str:
         )
         return json.dumps(asdict(outcome))
     except BaseException as error:  # noqa: BLE001 - any exception, SystemExit too, costs one rollout, not the run
-        return json.dumps(asdict(failed(f"{type(error).__name__}: {error}")))
+        return json.dumps(asdict(failed(storable(f"{type(error).__name__}: {error}"))))
 
 
 def _take_streams() -> tuple[TextIO, TextIO]:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gradcurate.errors import first_line
 from gradcurate.sketches.direction_record import RECORD_KEY, DirectionRecord
 from gradcurate.sketches.modules import GradientSpace
 
@@ -51,14 +52,21 @@ def norm(direction: Direction) -> float:
 
 
 def save_direction(direction: Direction, space: GradientSpace, path: Path, record: DirectionRecord) -> None:
-    """Write a direction under the checkpoint's own weight names."""
+    """Write a direction under the checkpoint's own weight names.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     tensors: dict[str, Tensor] = {}
     for fused in space.modules:
         parts = torch.split(direction[fused.name], list(fused.member_features))
         tensors |= {
             f"{name}.weight": part.cpu().contiguous() for name, part in zip(fused.members, parts, strict=True)
         }
-    save_file(tensors, path, metadata={RECORD_KEY: json.dumps(asdict(record))})
+    try:
+        save_file(tensors, path, metadata={RECORD_KEY: json.dumps(asdict(record))})
+    except SafetensorError as error:  # a full disk is one, and no OSError
+        raise OSError(first_line(error)) from error
 
 
 def load_direction(path: Path, space: GradientSpace, device: torch.device) -> Direction:

@@ -96,6 +96,21 @@ def require_same_shards(folder: Path, fingerprint: Fingerprint) -> None:
         require_same_fingerprint(path, fingerprint)
 
 
+def require_empty(folder: Path) -> None:
+    """Refuse to begin a run among files that are not gradcurate's; names that start with a dot do not count.
+
+    Raises:
+        RunDirectoryError: Names one of them.
+    """
+    found = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
+    if found:
+        raise RunDirectoryError(
+            "A new run needs a folder of its own",
+            f"{folder} holds {found[0].name} and no problems.parquet",
+            "Choose another --run.",
+        )
+
+
 def require_stage(path: Path, verb: str) -> None:
     """Refuse to read a stage that has not run.
 
