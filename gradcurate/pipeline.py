@@ -18,7 +18,7 @@ from gradcurate.config import Settings
 from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.inputs import Inputs, read_inputs
 from gradcurate.policies.checkpoints import find_checkpoint
-from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
+from gradcurate.policies.policy import Policy, load_policy, load_tokenizer, require_vocabulary
 from gradcurate.problems import Split, problems_to_table
 from gradcurate.problems.bad_rows import write_bad_rows
 from gradcurate.progress import Progress
@@ -100,6 +100,7 @@ def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, 
     if not run.problems.exists():  # else these were found out when the run began
         require_empty(run.root)
         find_gradient_space(policy().model)
+        require_vocabulary(policy(), (token for p in inputs.prompted for token in p.prompt_token_ids))
     with locked(run.root):
         _record(settings, run, inputs)
         yield run, policy

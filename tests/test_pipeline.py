@@ -372,6 +372,15 @@ def matrices_outside_linear_modules():
     )
 
 
+def tokens_without_an_embedding():
+    folder = save_tiny_checkpoint(Path("small"), vocab_size=20)
+    return (
+        {"model": str(folder)},
+        PolicyError,
+        "The model must have an embedding for every token of the prompts; it has 20, and its tokenizer ",
+    )
+
+
 def run_path_of_a_file():
     Path("taken").write_text("")
     return (
@@ -407,6 +416,7 @@ def test_a_folder_of_other_files_is_left_alone(workspace):
         no_such_device,
         truncated_weights,
         matrices_outside_linear_modules,
+        tokens_without_an_embedding,
         run_path_of_a_file,
     ],
 )

@@ -6,7 +6,9 @@ that ``--help`` is instant.
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 import typer
 
@@ -59,4 +61,7 @@ def main() -> None:
     """Run the command line."""
     for name, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a locale without UTF-8 must not cost the result
+            stream.reconfigure(errors="replace")
     app()

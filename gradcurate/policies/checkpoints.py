@@ -42,7 +42,9 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Return a hash of weights, configuration and tokenizer."""
         folders = [self.folder] if self.adapter is None else [self.folder, self.adapter]
-        files = {file for folder in folders for pattern in IDENTITY_PATTERNS for file in folder.glob(pattern)}
+        files = {
+            file for folder in folders for pattern in IDENTITY_PATTERNS for file in _files(folder, pattern)
+        }
         return files_digest(sorted(files))
 
 
@@ -77,9 +79,9 @@ def _base_folder(name: str, adapter: Path) -> Path:
 def _base_name(adapter: Path) -> str | None:
     try:
         settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, OSError):
         return None
-    return str(settings.get("base_model_name_or_path") or "")
+    return str(settings.get("base_model_name_or_path") or "") if isinstance(settings, dict) else None
 
 
 def _no_base(name: str, received: str) -> PolicyError:
@@ -122,7 +124,7 @@ def _download(name: str) -> Path:
 
 
 def _require_weights(name: str, folder: Path) -> None:
-    weights = [file for pattern in WEIGHT_PATTERNS for file in folder.glob(pattern)]
+    weights = [file for pattern in WEIGHT_PATTERNS for file in _files(folder, pattern)]
     lacking = [
         what
         for what, there in (("config.json", (folder / "config.json").exists()), ("weights", weights))
@@ -134,3 +136,8 @@ def _require_weights(name: str, folder: Path) -> None:
             f"{name} has no {' and no '.join(lacking)}",
             "Give the folder that `save_pretrained` wrote; sharded trainer state must be merged first.",
         )
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches and is a file: no folder, and no link into a pruned cache."""
+    return [path for path in folder.glob(pattern) if path.is_file()]

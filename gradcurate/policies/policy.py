@@ -5,7 +5,7 @@ An adapter is merged into its base, so every policy is one plain model with froz
 """
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,21 @@ def load_policy(checkpoint: Checkpoint, tokenizer: Any, dtype: str, device: str)
             model = _merge_adapter(model, checkpoint.adapter)
     model.to(place).eval().requires_grad_(False)
     return Policy(model, tokenizer, _stop_token_ids(model, tokenizer))
+
+
+def require_vocabulary(policy: Policy, token_ids: Iterable[int]) -> None:
+    """Refuse a tokenizer that is not the model's own: a token without an embedding crashes the model.
+
+    Raises:
+        PolicyError: There is such a token.
+    """
+    rows, largest = policy.model.get_input_embeddings().num_embeddings, max(token_ids)
+    if largest >= rows:
+        raise PolicyError(
+            "The model must have an embedding for every token of the prompts",
+            f"it has {rows}, and its tokenizer gives token {largest}",
+            "Give the checkpoint its own tokenizer, or resize the model's embeddings.",
+        )
 
 
 def context_tokens(checkpoint: Checkpoint) -> int | None:

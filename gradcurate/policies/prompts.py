@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
 from gradcurate.errors import PolicyError, ProblemsError, first_line
 from gradcurate.problems.problem import Problem
 
@@ -47,17 +45,27 @@ def render_prompt(tokenizer: Any, problem: Problem, prompt_format: Literal["chat
     """Return the token ids of a problem's prompt, ready for the response to follow.
 
     Raises:
-        ProblemsError: The chat template refuses the messages.
+        ProblemsError: The chat template refuses the messages, or nothing is left of them.
     """
-    if prompt_format == "text":
-        return list(tokenizer(prompt_text(problem))["input_ids"])
+    chat = prompt_format == "chat"
+    ids = _chat_ids(tokenizer, problem) if chat else list(tokenizer(prompt_text(problem))["input_ids"])
+    if not ids:
+        raise ProblemsError(
+            "Every prompt must have at least one token",
+            f"that of problem {problem.problem_id} has none",
+            "Look at the tokenizer and its chat template.",
+        )
+    return ids
+
+
+def _chat_ids(tokenizer: Any, problem: Problem) -> list[int]:
     try:
         return list(
             tokenizer.apply_chat_template(
                 list(problem.prompt), add_generation_prompt=True, tokenize=True, return_dict=False
             )
         )
-    except TemplateError as error:
+    except Exception as error:  # a template is code of others: besides TemplateError, it raises anything
         raise ProblemsError(
             "The chat template must accept every problem's messages",
             f"it refuses those of problem {problem.problem_id}: {first_line(error)}",

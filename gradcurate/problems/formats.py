@@ -13,12 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gradcurate.errors import ProblemsError
+from gradcurate.errors import ProblemsError, first_line
 from gradcurate.problems.rows import Row, RowError, shown
 
 # Tolerates the byte order mark that Windows tools write, also where such files were concatenated.
 _UTF8 = "utf-8-sig"
 _RESAVE = "Save the file as UTF-8."
+_NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError)
+"""What pyarrow raises for text that is not UTF-8, dates that are too large, unknown time zones."""
+_LONGEST_CELL = 2**31 - 1  # the csv module's own limit, 128 KiB, is less than a long document
 
 
 def jsonl_rows(file: str) -> Iterator[Row]:
@@ -75,6 +78,7 @@ def csv_rows(file: str) -> Iterator[Row]:
     """Yield the rows below the header; a cell may span lines, and the row counts from its first."""
     with open(file, "rb") as lines:
         # strict: otherwise a quote that is never closed swallows the rest of the file without a word.
+        csv.field_size_limit(_LONGEST_CELL)
         reader = csv.reader(_decoded(lines), strict=True)
         try:
             header = _header(file, next(reader, []))
@@ -99,12 +103,16 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
 def _header(file: str, names: list[str]) -> list[str]:
     if not _is_unicode(names):
         raise ProblemsError(f"{file}:1: expected UTF-8 text", "got other bytes", _RESAVE)
+    _require_distinct(f"{file}:1", names)
+    return names
+
+
+def _require_distinct(place: str, names: list[str]) -> None:
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
         raise ProblemsError(
-            f"{file}:1: expected each column once", f"repeated: {', '.join(repeated)}", "Rename one of them."
+            f"{place}: expected each column once", f"repeated: {', '.join(repeated)}", "Rename one of them."
         )
-    return names
 
 
 def _csv_row(line: int, header: list[str], cells: list[str]) -> Row:
@@ -128,11 +136,30 @@ def parquet_rows(file: str) -> Iterator[Row]:
     """Yield the rows of a Parquet file, numbered from 1."""
     try:
         with pq.ParquetFile(file) as parquet:
-            records = (record for batch in parquet.iter_batches() for record in batch.to_pylist())
-            yield from (Row(number, record) for number, record in enumerate(records, start=1))
+            _require_distinct(file, parquet.schema_arrow.names)
+            number = 1
+            for batch in parquet.iter_batches():
+                yield from _batch_rows(batch, number)
+                number += len(batch)
     except (pa.ArrowException, OSError) as reason:
         raise ProblemsError(
             f"{file}: expected a readable Parquet file",
             str(reason).splitlines()[0].rstrip("."),
             "Write the file again: it is damaged, or not Parquet.",
         ) from reason
+
+
+def _batch_rows(batch: pa.RecordBatch, first: int) -> Iterator[Row]:
+    """Yield a batch's rows; only where one cannot be a Python object is each converted by itself."""
+    try:
+        yield from (Row(number, record) for number, record in enumerate(batch.to_pylist(), start=first))
+    except _NO_PYTHON_VALUE:
+        yield from (_parquet_row(first + place, batch.slice(place, 1)) for place in range(len(batch)))
+
+
+def _parquet_row(number: int, row: pa.RecordBatch) -> Row:
+    try:
+        return Row(number, row.to_pylist()[0])
+    except _NO_PYTHON_VALUE as reason:
+        fault = RowError("values that Python can hold", f"{type(reason).__name__}: {first_line(reason)}")
+        return Row(number, None, fault)

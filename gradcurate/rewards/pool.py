@@ -11,7 +11,6 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
 from types import TracebackType
 from typing import Self, final
 
@@ -101,7 +100,7 @@ class RewardPool:
                 self._start()
             elif waiting:
                 position = waiting.popleft()
-                worker.assign(position, asdict(requests[position]), self._timeout_seconds)
+                worker.assign(position, vars(requests[position]), self._timeout_seconds)
                 self._selector.register(worker.requests, selectors.EVENT_WRITE, worker)
 
     def _collect(self) -> dict[int, RewardOutcome]:

@@ -107,6 +107,13 @@ def test_an_adapter_that_names_itself(copy):
     assert f"; {folder} is an adapter itself. " in refusal(find_checkpoint, str(folder))
 
 
+@pytest.mark.parametrize("text", ["[]", "3", "null"])
+def test_a_configuration_that_is_no_object(copy, text):
+    folder = copy()
+    (folder / "adapter_config.json").write_text(text)
+    assert "; its adapter_config.json names none. " in refusal(find_checkpoint, str(folder))
+
+
 def test_a_configuration_that_is_not_json(copy):
     folder = copy()
     (folder / "adapter_config.json").write_text("{")

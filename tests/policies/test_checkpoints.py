@@ -133,3 +133,12 @@ def test_digests_depend_on_names_and_bytes_alone(tmp_path):
     assert files_digest([one, other]) == files_digest([other, one])
     assert files_digest([one, other]) != files_digest([one])
     assert files_digest([]) != files_digest([one])
+
+
+@pytest.mark.parametrize("link", [True, False], ids=["link into a pruned cache", "folder"])
+def test_weights_that_are_no_file(copy_of, link):
+    folder = copy_of()
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to(folder / "blob") if link else weights.mkdir()
+    assert f"{folder} has no weights. " in refusal(folder)

@@ -88,7 +88,18 @@ def test_a_template_that_refuses_names_the_problem():
     )
 
 
-@pytest.mark.parametrize("template", ["{% for %}", "{{ messages[0].content.nothing.more }}"])
+def test_a_template_that_renders_nothing():
+    with pytest.raises(ProblemsError) as caught:
+        render_prompt(tokenizer_with("{{ '' }}"), TEXT, "chat")
+    assert str(caught.value) == (
+        "Every prompt must have at least one token; that of problem p1 has none. "
+        "Look at the tokenizer and its chat template."
+    )
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for %}", "{{ messages[0].content.nothing.more }}", "{{ 1 + messages }}"]
+)
 def test_a_template_that_is_broken_is_no_traceback(template):
     with pytest.raises(
         ProblemsError, match=r"^The chat template must accept every problem's messages; "

@@ -211,3 +211,28 @@ def test_a_file_that_may_not_be_read_is_an_error(folder, monkeypatch):
     assert error_of("p.jsonl") == (
         "p.jsonl: expected a file that can be read; Permission denied. Check its permissions."
     )
+
+
+def test_a_parquet_row_that_python_cannot_hold_is_that_row_s_fault(folder):
+    buffers = pa.array([b"fine", b"\xff\xfe", b"too"], pa.binary()).buffers()
+    texts = pa.StringArray.from_buffers(3, buffers[1], buffers[2])
+    pq.write_table(pa.table({"prompt": texts}), folder / "p.parquet")
+    first, second, third = read_rows("p.parquet")
+    assert (first, third) == (Row(1, {"prompt": "fine"}), Row(3, {"prompt": "too"}))
+    assert (second.line, second.fault.expected) == (2, "values that Python can hold")
+    assert second.fault.received.startswith("UnicodeDecodeError: ")
+
+
+def test_parquet_columns_of_one_name_are_an_error(folder):
+    pq.write_table(pa.table([["1"], ["2"]], names=["answer", "answer"]), folder / "p.parquet")
+    with pytest.raises(ProblemsError) as caught:
+        read_rows("p.parquet")
+    assert str(caught.value) == (
+        "p.parquet: expected each column once; repeated: answer. Rename one of them."
+    )
+
+
+def test_a_csv_cell_may_be_a_long_document(folder):
+    long = "x" * 200_000
+    (folder / "p.csv").write_text(f"prompt,answer\n{long},1\n")
+    assert read_rows("p.csv") == (Row(2, {"prompt": long, "answer": "1"}),)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from gradcurate.rewards.verdict import json_safe, outcome_of
 
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))  # surrogates too
+
 
 @pytest.mark.parametrize("value", [1, True, 1.0, np.float32(1), np.int64(1), np.bool_(True), Fraction(1)])
 def test_numbers_of_every_kind_are_rewards(value):
@@ -49,9 +51,15 @@ def test_other_keys_of_a_dict_are_kept_as_json():
 
 @given(
     st.recursive(
-        st.none() | st.floats() | st.binary(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.integers(), inner),
+        st.none() | st.floats() | st.binary() | ANY_TEXT,
+        lambda inner: st.lists(inner) | st.dictionaries(st.integers() | ANY_TEXT, inner),
     )
 )
-def test_whatever_goes_in_is_strict_json(value):
-    json.dumps(json_safe(value), allow_nan=False)
+def test_whatever_goes_in_is_strict_json_in_utf_8(value):
+    json.dumps(json_safe(value), allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark():
+    outcome = outcome_of({"score": 1.0, "cut\ud83d": ["a\udcff", "é😀"]})
+    assert outcome.reward == 1.0
+    assert outcome.detail == {"cut?": ["a?", "é😀"]}
