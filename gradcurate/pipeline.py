@@ -49,6 +49,7 @@ from gradcurate.store.lock import locked
 from gradcurate.store.manifest import Manifest, read_manifest, write_manifest
 from gradcurate.store.run_directory import (
     RunDirectory,
+    remove_temporary_files,
     require_empty,
     require_same_fingerprint,
     require_same_shards,
@@ -102,6 +103,7 @@ def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, 
         find_gradient_space(policy().model)
         require_vocabulary(policy(), (token for p in inputs.prompted for token in p.prompt_token_ids))
     with locked(run.root):
+        remove_temporary_files(run)
         _record(settings, run, inputs)
         yield run, policy
 
@@ -223,6 +225,8 @@ def verify(run: RunDirectory, problems: int, device: str, progress: Progress) ->
     """Compare a run's stored scores with exact gradients of the same rollouts."""
     manifest = read_manifest(run.manifest)
     settings = manifest.settings
+    for stage in (run.rollouts, run.direction):
+        require_stage(stage, "gradcurate score")
     scores, groups = read_scores(run), read_groups(run)
     ranked = {row["problem_id"]: row for row in scores.to_pylist() if row["rank"] is not None}
     _require_ranking(ranked)

@@ -472,3 +472,37 @@ def test_rows_set_aside_are_counted_and_no_longer_once_the_file_is_corrected(wor
     assert gradcurate.score(**workspace, on_bad_row="skip").bad_rows == 2
     Path("pool.jsonl").write_text(whole)
     assert gradcurate.score(**workspace, on_bad_row="skip").bad_rows == 0
+
+
+# Damaged files of a run
+
+
+@pytest.mark.parametrize("verb", ["score", "verify"])
+def test_a_damaged_direction_is_named(finished, verb):
+    direction = Path(RUN, "validation/direction.safetensors")
+    direction.write_bytes(b"junk")
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.score(**finished) if verb == "score" else gradcurate.verify(RUN)
+    assert str(caught.value).startswith(
+        f"{direction} must be a direction that this version of gradcurate wrote; it is not: SafetensorError: "
+    )
+    direction.unlink()
+    gradcurate.score(**finished)
+    assert gradcurate.verify(RUN, problems=3).direction_error < 1e-5
+
+
+@pytest.mark.parametrize("lost", ["rollouts", "validation/direction.safetensors"])
+def test_what_verification_needs_is_named(finished, lost):
+    Path(RUN, lost).rename("elsewhere")
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.verify(RUN)
+    assert caught.value.expected == f"{RUN}/{lost} must exist"
+
+
+def test_damaged_metadata_is_named(finished):
+    path = Path(RUN, "scores.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"gradcurate": b"{"}), path)
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.summary(RUN)
+    assert caught.value.received == f"{path} is not: its gradcurate metadata is damaged"

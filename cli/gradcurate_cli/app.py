@@ -6,6 +6,7 @@ that ``--help`` is instant.
 
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -22,8 +23,10 @@ from gradcurate_cli.verify import verify
 
 EPILOG = (
     "Exit codes: 0 done; 1 failed; 2 an input cannot be used; 3 no learning signal in the rollouts; "
-    "4 another process holds the run directory; 130 interrupted."
+    "4 another process holds the run directory; 130 interrupted; 143 terminated."
 )
+
+TERMINATED = 128 + signal.SIGTERM
 
 QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 """Bars and warnings of other libraries would be drawn over gradcurate's own progress."""
@@ -64,4 +67,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a locale without UTF-8 must not cost the result
             stream.reconfigure(errors="replace")
+    # Leaving through the blocks that hold files removes what is half-written; Slurm and Kubernetes send this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     app()

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gradcurate.errors import first_line
-from gradcurate.sketches.direction_record import RECORD_KEY, DirectionRecord
+from gradcurate.sketches.direction_record import RECORD_KEY, DirectionRecord, reading_direction
 from gradcurate.sketches.modules import GradientSpace
 
 Direction = dict[str, Tensor]
@@ -70,8 +70,12 @@ def save_direction(direction: Direction, space: GradientSpace, path: Path, recor
 
 
 def load_direction(path: Path, space: GradientSpace, device: torch.device) -> Direction:
-    """Read the tensors that `save_direction` wrote."""
-    with safe_open(path, framework="pt", device=str(device)) as file:
+    """Read the tensors that `save_direction` wrote.
+
+    Raises:
+        RunDirectoryError: The file is damaged, or not one of gradcurate's.
+    """
+    with reading_direction(path), safe_open(path, framework="pt", device=str(device)) as file:
         return {
             fused.name: torch.cat([file.get_tensor(f"{name}.weight") for name in fused.members])
             for fused in space.modules

@@ -66,7 +66,7 @@ def read_manifest(path: Path) -> Manifest:
         if content["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {content['schema_version']} instead of {SCHEMA_VERSION}")
         return Manifest(load_settings(content["settings"]), content["prompt_format"], content["policy"])
-    except (ValueError, KeyError, TypeError) as error:  # SettingsError is a ValueError
+    except (ValueError, KeyError, TypeError, OSError) as error:  # SettingsError is a ValueError
         raise RunDirectoryError(
             f"{path} must be one that this version of gradcurate wrote",
             f"it is not: {type(error).__name__}: {first_line(error)}",

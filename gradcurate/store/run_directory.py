@@ -96,6 +96,14 @@ def require_same_shards(folder: Path, fingerprint: Fingerprint) -> None:
         require_same_fingerprint(path, fingerprint)
 
 
+def remove_temporary_files(run: RunDirectory) -> None:
+    """Remove what killed processes left half-written; only for who holds the run."""
+    for folder in (run.root, run.rollouts, run.sketches, run.direction.parent):
+        for suffix in ("json", "jsonl", "parquet", "safetensors"):
+            for path in folder.glob(f".*.{suffix}.*"):
+                path.unlink()
+
+
 def require_empty(folder: Path) -> None:
     """Refuse to begin a run among files that are not gradcurate's; names that start with a dot do not count.
 

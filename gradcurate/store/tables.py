@@ -42,10 +42,14 @@ def read_fingerprint(path: Path) -> dict[str, str | int | float | bool | None]:
         raise _unreadable(path, first_line(error)) from error
     if METADATA_KEY not in metadata:
         raise _unreadable(path, "it carries no gradcurate metadata")
-    contract = json.loads(metadata[METADATA_KEY])
-    if contract["schema_version"] != SCHEMA_VERSION:
-        raise _unreadable(path, f"its schema version is {contract['schema_version']}, not {SCHEMA_VERSION}")
-    return dict(contract["fingerprint"])
+    try:
+        contract = json.loads(metadata[METADATA_KEY])
+        version, fingerprint = contract["schema_version"], dict(contract["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, "its gradcurate metadata is damaged") from error
+    if version != SCHEMA_VERSION:
+        raise _unreadable(path, f"its schema version is {version}, not {SCHEMA_VERSION}")
+    return fingerprint
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

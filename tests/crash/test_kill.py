@@ -79,7 +79,11 @@ def kill_when(settings, folder, condition):
 
 def plant_temporary_files(run):
     """Leave what a process killed while it wrote leaves: parts of files under temporary names."""
-    for name in ("rollouts/.pool-0.parquet.x", "sketches/.pool-0.parquet.x", "validation/.direction.x"):
+    for name in (
+        "rollouts/.pool-0.parquet.x",
+        "sketches/.pool-0.parquet.x",
+        "validation/.direction.safetensors.x",
+    ):
         (Path(run) / name).write_bytes(b"half a file")
 
 
@@ -113,6 +117,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bytes(long_run, tmp_path):
     plant_temporary_files(run)
     subprocess.run([COMMAND, "score", *flags(killed)], check=True, capture_output=True)
 
+    assert not [path for path in Path(run).rglob(".*") if path.name != ".lock"]
     whole, resumed = (contents(folder) for folder in ("runs/whole", run))
     assert whole.keys() == resumed.keys()
     assert [name for name in whole if whole[name] != resumed[name]] == ["run.json"]
