@@ -10,11 +10,15 @@ import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
+from typing import NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
+from gradcurate.errors import SettingsError
 from gradcurate_cli.inspect import inspect_problem
 from gradcurate_cli.rollout import rollout
+from gradcurate_cli.running import report
 from gradcurate_cli.score import score
 from gradcurate_cli.select import select
 from gradcurate_cli.sketch import sketch
@@ -26,6 +30,7 @@ EPILOG = (
     "4 another process holds the run directory; 130 interrupted; 143 terminated."
 )
 
+JSON_FLAG = "--json"
 TERMINATED = 128 + signal.SIGTERM
 
 QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
@@ -69,4 +74,20 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     # Leaving through the blocks that hold files removes what is half-written; Slurm and Kubernetes send this.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if JSON_FLAG in sys.argv:
+        _run_for_json()
     app()
+
+
+def _run_for_json() -> NoReturn:
+    """Run the command line, and report flags that it does not take as JSON too."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        wrong = SettingsError(
+            "A command takes the flags and values of its --help",
+            error.format_message().rstrip("."),
+            "Run the command with --help.",
+        )
+        report(wrong, as_json=True)
+        sys.exit(wrong.exit_code)

@@ -41,14 +41,19 @@ def _reporting_errors(as_json: bool) -> Iterator[None]:
     try:
         yield
     except GradcurateError as error:
-        if as_json:
-            fields = {"expected": error.expected, "received": error.received, "remedy": error.remedy}
-            _write_json({"error": {"kind": type(error).__name__, **fields}})
-        log.print(Text.assemble(("error:", "bold red"), " ", " ".join(str(error).split())))
+        report(error, as_json)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         log.print("interrupted; finished batches are kept, and the same command goes on from them")
         raise typer.Exit(INTERRUPTED) from error
+
+
+def report(error: GradcurateError, as_json: bool) -> None:
+    """Print an error as one line, and also as JSON on standard output where that was asked for."""
+    if as_json:
+        fields = {"expected": error.expected, "received": error.received, "remedy": error.remedy}
+        _write_json({"error": {"kind": type(error).__name__, **fields}})
+    log.print(Text.assemble(("error:", "bold red"), " ", " ".join(str(error).split())))
 
 
 def _plain(result: Any) -> Any:

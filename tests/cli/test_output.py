@@ -212,3 +212,27 @@ def test_colours_are_for_terminals_alone():
     assert plain.returncode == forced.returncode == 2
     assert b"\x1b[" not in plain.stderr
     assert b"\x1b[" in forced.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        (("select", *RUN, "--top-k", "x"), "Input should be a valid integer"),
+        (("summary",), "Missing"),
+        (("score", "--nope"), "No such option"),
+    ],
+)
+def test_wrong_flags_are_json_where_that_was_asked_for(arguments, received):
+    done = subprocess.run([COMMAND, *arguments, "--json"], capture_output=True, text=True)
+    assert done.returncode == 2
+    error = strict(done.stdout)["error"]
+    assert error["kind"] == "SettingsError"
+    assert received in error["received"]
+    assert done.stderr == f"error: {error['expected']}; {error['received']}. {error['remedy']}\n"
+
+
+def test_a_locale_without_utf_8_costs_no_result(finished):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([COMMAND, "summary", *RUN], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "best aligned" in done.stdout

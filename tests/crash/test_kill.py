@@ -125,3 +125,14 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bytes(long_run, tmp_path):
     for earlier in (after_rollouts, after_validation, after_pool):
         assert earlier.items() <= finished.items()
     assert len(after_rollouts) < len(after_validation) < len(after_pool) < len(finished)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for workers in /proc")
+def test_a_terminated_run_leaves_nothing_half_written(long_run, tmp_path):
+    run = Path(long_run["run"])
+    with subprocess.Popen([COMMAND, "score", *flags(long_run)], stderr=subprocess.PIPE) as process:
+        assert until(lambda: count(run, "rollouts/pool-*.parquet") > 0, process)
+        process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 143
+    assert until(lambda: not reward_workers(tmp_path))
+    assert [path.name for path in run.rglob(".*")] == [".lock"]
