@@ -83,7 +83,7 @@ def read_inputs(settings: Settings) -> Inputs:
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         prompt_format=prompt_format,
-        fingerprints=_fingerprints(settings, problems, checkpoint.fingerprint(), prompt_format),
+        fingerprints=_fingerprints(settings, problems, prompts, checkpoint.fingerprint(), prompt_format),
     )
 
 
@@ -140,15 +140,21 @@ def _drop_too_long(
 
 
 def _fingerprints(
-    settings: Settings, problems: Iterable[Problem], policy: str, prompt_format: str
+    settings: Settings,
+    problems: Iterable[Problem],
+    prompts: Mapping[tuple[Split, str], list[int]],
+    policy: str,
+    prompt_format: str,
 ) -> dict[str, Fingerprint]:
-    rows = problems_to_table(sorted(problems, key=lambda p: (p.split, p.problem_id))).to_pylist()
+    ordered = sorted(problems, key=lambda p: (p.split, p.problem_id))
+    rows = problems_to_table(ordered).to_pylist()
     of_problems = {"problems": digest(rows)}
     of_rollouts = {
         **of_problems,
         "policy": policy,
         **settings.of_stage("rollouts"),
         "prompt_format": prompt_format,
+        "prompts": digest([prompts[p.split, p.problem_id] for p in ordered]),
         "reward_file": _reward_file_digest(settings.reward),
     }
     of_sketches = {"policy": policy, "rollouts": digest(of_rollouts), **settings.of_stage("sketches")}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gradcurate.config import Settings
 from gradcurate.errors import NoSignalError, RunDirectoryError
-from gradcurate.inputs import Inputs, read_inputs
+from gradcurate.inputs import Inputs, digest, read_inputs
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.policy import Policy, load_policy, load_tokenizer, require_vocabulary
 from gradcurate.problems import Split, problems_to_table
@@ -59,6 +59,8 @@ from gradcurate.store.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "pool")
 FEWEST_TO_COMPARE = 2
+VALIDATION_ROLLOUTS = "validation_rollouts"
+"""Key of the sketches' fingerprint that only finished rollouts can tell: what the direction is a sum of."""
 
 
 def score(settings: Settings, progress: Progress) -> None:
@@ -113,7 +115,7 @@ def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     if run.problems.exists():
         require_same_fingerprint(run.problems, fingerprints["problems"])
     require_same_shards(run.rollouts, fingerprints["rollouts"])
-    require_same_shards(run.sketches, fingerprints["sketches"])
+    require_same_shards(run.sketches, fingerprints["sketches"], yet_unknown=[VALIDATION_ROLLOUTS])
     if not run.problems.exists():
         write_table(run.problems, problems_to_table(inputs.problems), "problems", fingerprints["problems"])
     write_bad_rows(run.bad_rows, inputs.bad_rows)
@@ -185,21 +187,25 @@ def _sketch(
     groups = read_groups(run)
     _require_validation_signal(run, groups)
     tokens = read_rollouts(run, TOKEN_COLUMNS)
+    live = {split: live_rollouts(tokens, split, split_weights(groups, split, settings)) for split in SPLITS}
     stage = sketch_stage.SketchStage(
         sketcher=functools.cache(lambda: _sketcher(settings, policy())),
         folder=run.sketches,
         direction=run.direction,
-        fingerprint=inputs.fingerprints["sketches"],
+        fingerprint={
+            **inputs.fingerprints["sketches"],
+            VALIDATION_ROLLOUTS: digest([[*r.identity, r.weight] for r in live["validation"]]),
+        },
     )
-    for split, work in zip(
-        SPLITS, (sketch_stage.run_validation_sketches, sketch_stage.run_pool_sketches), strict=True
-    ):
-        live = live_rollouts(tokens, split, split_weights(groups, split, settings))
-        work(
-            stage,
-            cut_batches(live, lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens),
-            progress,
-        )
+    validation, pool = (
+        cut_batches(live[split], lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens)
+        for split in SPLITS
+    )
+    sketch_stage.remove_other_shards(stage, [*validation, *pool])
+    require_same_shards(run.sketches, stage.fingerprint)
+    sketch_stage.require_same_direction(stage)
+    sketch_stage.run_validation_sketches(stage, validation, progress)
+    sketch_stage.run_pool_sketches(stage, pool, progress)
 
 
 def _sketcher(settings: Settings, policy: Policy) -> Sketcher:

@@ -16,7 +16,9 @@ def sample_tokens(
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     allowed = _nucleus(probabilities, top_p) if top_p < 1 else probabilities
     cumulative = allowed.cumsum(-1)
-    thresholds = uniforms[:, None] * cumulative[:, -1:]
+    total = cumulative[:, -1:]
+    below_total = torch.nextafter(total, torch.zeros_like(total))  # at the total, no token would be left
+    thresholds = torch.minimum(uniforms[:, None] * total, below_total)
     tokens = torch.searchsorted(cumulative, thresholds, right=True).clamp_(max=logits.shape[-1] - 1)
     return tokens[:, 0], probabilities.gather(1, tokens)[:, 0].log()
 

@@ -6,6 +6,7 @@ not used: it cannot draw each row from a random stream of its own, runs a prompt
 finished rows to the end.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcurate.errors import NumericalError
 from gradcurate.policies.policy import Policy
 from gradcurate.rollouts.rollout import Completion
 from gradcurate.rollouts.sampling import sample_tokens
@@ -34,6 +36,12 @@ class _Rows:
     def append(self, tokens: Tensor, logprobs: Tensor, stop_token_ids: frozenset[int]) -> None:
         chosen = zip(self.cached.tolist(), tokens.tolist(), logprobs.tolist(), strict=True)
         for row, token, logprob in chosen:
+            if math.isnan(logprob):
+                raise NumericalError(
+                    "Every sampled token must have a log-probability",
+                    "the policy's logits are NaN",
+                    "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not.",
+                )
             if not self.ended[row]:
                 self.tokens[row].append(token)
                 self.logprobs[row].append(logprob)
@@ -65,6 +73,9 @@ def sample_completions(
 
     Returns:
         The completions, a problem's G rollouts next to each other.
+
+    Raises:
+        NumericalError: The policy's logits are NaN.
     """
     group, max_tokens = uniforms.shape[1:]
     device = policy.model.device

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from gradcurate.errors import RunDirectoryError
+from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.problems.problem import Problem, Split
 from gradcurate.scores.groups import Group
 from gradcurate.store.tables import read_table, shard_paths
@@ -68,8 +68,18 @@ class ProblemGradients:
         self.rollouts[problem_id] = self.rollouts.get(problem_id, 0) + 1
 
     def total_sketch(self) -> Float[np.ndarray, " K"]:
-        """Return the sum over all problems."""
+        """Return the sum over all problems.
+
+        Raises:
+            NoSignalError: The gradients cancel, and what is left of them is rounding.
+        """
         total_K: np.ndarray = np.stack(list(self.sketches.values())).sum(axis=0)
+        if float(np.linalg.norm(total_K)) <= STORAGE_ERROR * sum(self.lengths.values()):
+            raise NoSignalError(
+                "The gradients of the validation rollouts must add up to a direction",
+                "they cancel: equal completions have different rewards",
+                "Use a reward that judges equal completions equally, more --rollouts, and a new --run.",
+            )
         return total_K
 
 

@@ -1,7 +1,9 @@
 """The rollouts that a gradient pass is owed: those of groups with a learning signal."""
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,8 +29,8 @@ class LiveRollout:
     problem_id: str
     rollout: int
     split: Split
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
+    prompt: Sequence[int]
+    completion: Sequence[int]
     weight: float
 
     @property
@@ -45,20 +47,27 @@ class LiveRollout:
 def live_rollouts(
     rollouts: pa.Table, split: Split, weights: Mapping[str, Mapping[int, float]]
 ) -> list[LiveRollout]:
-    """Join one split's rollouts (with `TOKEN_COLUMNS`) with their weights; leave dead groups out."""
+    """Join one split's rollouts (with `TOKEN_COLUMNS`) with their weights; leave dead groups out.
+
+    Token ids stay as compact as they are stored, for a pool can have billions of them.
+    """
     mine = pc.and_(
         pc.equal(rollouts["split"], split),
         pc.is_in(rollouts["problem_id"], value_set=pa.array(weights, pa.string())),
     )
+    rows = rollouts.filter(mine)
+    ids, numbers = rows["problem_id"].to_pylist(), rows["rollout"].to_pylist()
+    prompts, completions = (_token_arrays(rows[name]) for name in TOKEN_COLUMNS[-2:])
     return [
-        LiveRollout(
-            problem_id=row["problem_id"],
-            rollout=row["rollout"],
-            split=split,
-            prompt=tuple(row["prompt_token_ids"]),
-            completion=tuple(row["completion_token_ids"]),
-            weight=weights[row["problem_id"]][row["rollout"]],
-        )
-        for row in rollouts.filter(mine).select(TOKEN_COLUMNS).to_pylist()
-        if row["rollout"] in weights[row["problem_id"]]
+        LiveRollout(problem_id, rollout, split, prompt, completion, weights[problem_id][rollout])
+        for problem_id, rollout, prompt, completion in zip(ids, numbers, prompts, completions, strict=True)
+        if rollout in weights[problem_id]
     ]
+
+
+def _token_arrays(column: pa.ChunkedArray) -> Iterator[Sequence[int]]:
+    """Yield each row of a list column as an array of C integers."""
+    for chunk in column.chunks:
+        values = chunk.values.cast(pa.int32()).to_numpy()
+        for start, stop in pairwise(chunk.offsets.to_pylist()):
+            yield array("i", values[start:stop].tobytes())

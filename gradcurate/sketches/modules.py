@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gradcurate.errors import PolicyError
 
 FEWEST_MATRIX_DIMENSIONS = 2
+INPUT_DIMENSIONS = 3  # batch, token, feature
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,13 @@ def _require_every_matrix(model: Any, linears: dict[str, nn.Linear], inputs: dic
         for name, parameter in model.named_parameters()
         if parameter.ndim >= FEWEST_MATRIX_DIMENSIONS and id(parameter) not in outside
     ]
+    flat = [name for name, tensor in inputs.items() if tensor.ndim != INPUT_DIMENSIONS]
+    if flat:
+        raise PolicyError(
+            "Every linear module must read one row a token",
+            f"{flat[0]} of {type(model).__name__} reads a tensor of shape {tuple(inputs[flat[0]].shape)}",
+            "Which rollout its rows belong to cannot be told; this architecture is not supported yet.",
+        )
     if missed or not inputs:
         raise PolicyError(
             "Every matrix of the transformer blocks must belong to a linear module that runs",

@@ -4,7 +4,7 @@ It shares nothing with the sketching path but the list of linear modules: one ro
 no padding, all logits, `torch.autograd`. `gradcurate verify` and the tests compare against it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.functional import log_softmax
 from gradcurate.sketches.direction import Direction, norm
 from gradcurate.sketches.modules import GradientSpace
 
-WeightedRollout = tuple[tuple[int, ...], tuple[int, ...], float]
+WeightedRollout = tuple[Sequence[int], Sequence[int], float]
 """Prompt token ids, completion token ids, weight."""
 
 
@@ -24,14 +24,14 @@ def exact_gradient(
     """Return ``sum_i w[i] grad log pi(rollout i)`` over the linear modules' weights, in float32."""
     weights = {name: model.get_submodule(name).weight for name in space.linear_names}
     model.requires_grad_(False)
+    sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
     for weight in weights.values():
         weight.requires_grad_(True).grad = None
     try:
         for prompt, completion, weight in rollouts:
             torch.autograd.backward(weight * _logprob(model, prompt, completion, temperature))
-        return {
-            fused.name: torch.cat([_grad(weights[name]) for name in fused.members]) for fused in space.modules
-        }
+            _move_gradients(weights, sums)
+        return {fused.name: torch.cat([sums[name] for name in fused.members]) for fused in space.modules}
     finally:
         model.requires_grad_(False)
         model.zero_grad(set_to_none=True)
@@ -47,13 +47,17 @@ def cosine(left: Direction, right: Direction) -> float:
     return inner_product(left, right) / (norm(left) * norm(right))
 
 
-def _logprob(model: Any, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float) -> Tensor:
-    tokens = torch.tensor([prompt + completion], device=model.device)
+def _logprob(model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float) -> Tensor:
+    tokens = torch.tensor([[*prompt, *completion]], device=model.device)
     logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 : -1]
     logprobs = log_softmax(logits.float() / temperature, dim=-1)
     total: Tensor = logprobs.gather(1, tokens[0, len(prompt) :, None]).sum()
     return total
 
 
-def _grad(weight: Tensor) -> Tensor:
-    return torch.zeros_like(weight).float() if weight.grad is None else weight.grad.float()
+def _move_gradients(weights: Mapping[str, Tensor], sums: dict[str, Tensor]) -> None:
+    """Add the gradients to their sums and clear them: a bfloat16 sum would lose small terms."""
+    for name, weight in weights.items():
+        if weight.grad is not None:
+            sums[name] += weight.grad
+            weight.grad = None

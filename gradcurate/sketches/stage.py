@@ -29,7 +29,8 @@ from gradcurate.sketches.rows import sketches_schema
 from gradcurate.sketches.score_function import TokenBatch, pad_rollouts
 from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch
 from gradcurate.store.atomic import replacing
-from gradcurate.store.tables import Fingerprint, write_table
+from gradcurate.store.run_directory import require_equal_fingerprints
+from gradcurate.store.tables import Fingerprint, shard_paths, write_table
 
 Batch = tuple[LiveRollout, ...]
 SHARE_OF_TIME_SAVING = 0.2
@@ -55,6 +56,25 @@ class SketchStage:
     def partial(self) -> Path:
         """Return where the unfinished direction is kept."""
         return self.direction.with_name("partial.safetensors")
+
+
+def require_same_direction(stage: SketchStage) -> None:
+    """Refuse a direction, finished or not, that was summed under another fingerprint.
+
+    Raises:
+        RunDirectoryError: Names each key that differs.
+    """
+    for path in (stage.direction, stage.partial):
+        if path.exists():
+            require_equal_fingerprints(path, read_record(path).fingerprint, stage.fingerprint)
+
+
+def remove_other_shards(stage: SketchStage, batches: Sequence[Batch]) -> None:
+    """Remove shards of another cut: rewards that were computed again can make other rollouts live."""
+    expected = {shard_path(stage.folder, batch) for batch in batches}
+    for path in shard_paths(stage.folder):
+        if path not in expected:
+            path.unlink()
 
 
 def shard_path(folder: Path, batch: Batch) -> Path:

@@ -14,6 +14,7 @@ What a stage still owes is computed from what exists. A stage whose finished fil
 fingerprint is refused, and the keys that differ are named.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,15 @@ def require_same_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
     Raises:
         RunDirectoryError: Names each key that differs, with both values.
     """
-    stored = read_fingerprint(path)
+    require_equal_fingerprints(path, read_fingerprint(path), fingerprint)
+
+
+def require_equal_fingerprints(path: Path, stored: Fingerprint, fingerprint: Fingerprint) -> None:
+    """Refuse a file whose stored fingerprint is not this one.
+
+    Raises:
+        RunDirectoryError: Names each key that differs, with both values.
+    """
     keys = sorted({*stored, *fingerprint})
     differing = [key for key in keys if stored.get(key) != fingerprint.get(key)]
     if differing:
@@ -90,10 +99,12 @@ def require_same_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
         )
 
 
-def require_same_shards(folder: Path, fingerprint: Fingerprint) -> None:
-    """Apply `require_same_fingerprint` to every finished shard of a stage."""
+def require_same_shards(folder: Path, fingerprint: Fingerprint, yet_unknown: Collection[str] = ()) -> None:
+    """Apply `require_same_fingerprint` to every finished shard of a stage, but for keys not known yet."""
     for path in shard_paths(folder):
-        require_same_fingerprint(path, fingerprint)
+        stored = read_fingerprint(path)
+        known = {key: value for key, value in stored.items() if key not in yet_unknown}
+        require_equal_fingerprints(path, known, fingerprint)
 
 
 def remove_temporary_files(run: RunDirectory) -> None:
