@@ -10,7 +10,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import gradcurate
 from finished_runs import contents, finish
-from gradcurate.errors import NoSignalError, PolicyError, ProblemsError, RewardError, RunDirectoryError
+from gradcurate.errors import (
+    NoSignalError,
+    NumericalError,
+    PolicyError,
+    ProblemsError,
+    RewardError,
+    RunDirectoryError,
+)
 from gradcurate.scores.alignment import SCORES_SCHEMA
 from gradcurate.selection.selection import SELECTION_SCHEMA
 from tiny_models import save_tiny_checkpoint, tiny_llama
@@ -506,3 +513,86 @@ def test_damaged_metadata_is_named(finished):
     with pytest.raises(RunDirectoryError) as caught:
         gradcurate.summary(RUN)
     assert caught.value.received == f"{path} is not: its gradcurate metadata is damaged"
+
+
+# Nothing stale is used
+
+
+def test_prompts_that_render_otherwise_are_refused(workspace, tmp_path):
+    """As they do the day after, where a chat template writes the date."""
+    folder = save_tiny_checkpoint(tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%f') }}" + template.read_text())
+    gradcurate.rollout(**workspace | {"model": str(folder)})
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.rollout(**workspace | {"model": str(folder)})
+    assert " differs in prompts '" in caught.value.received
+
+
+def plain(run):
+    """What a run holds, but for the record of the command."""
+    return {name: content for name, content in contents(run).items() if name != "run.json"}
+
+
+@pytest.mark.parametrize("kept", ["direction", "partial"])
+def test_a_direction_of_other_settings_is_refused(finished, kept):
+    """Without its shards a direction is all that tells of the settings it was summed under."""
+    folder = Path(RUN, "validation")
+    (folder / "direction.safetensors").rename(folder / f"{kept}.safetensors")
+    for path in Path(RUN, "sketches").iterdir():
+        path.unlink()
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.score(**finished | {"batch_tokens": 32})
+    assert caught.value.received == f"{folder / kept}.safetensors differs in batch_tokens 64 -> 32"
+
+
+def test_a_reward_that_judges_otherwise_the_second_time_leaves_a_whole_run(workspace):
+    """A lost pool shard is rewarded anew; other rollouts are live, and the old shards count no more."""
+    gradcurate.score(**workspace)
+    before = plain(RUN)
+    lost = next(Path(RUN, "rollouts").glob("pool-*.parquet"))
+    table = pq.read_table(lost)
+    rewards = pa.array([0.0] * len(table), pa.float64())
+    column = table.schema.get_field_index("reward")
+    pq.write_table(
+        table.set_column(column, table.schema.field("reward"), rewards).replace_schema_metadata(
+            table.schema.metadata
+        ),
+        lost,
+    )
+    gradcurate.score(**workspace)
+    sketches = list(Path(RUN, "sketches").glob("pool-*.parquet"))
+    rows = [
+        row for path in sketches for row in pq.read_table(path, columns=["problem_id", "rollout"]).to_pylist()
+    ]
+    assert len({(row["problem_id"], row["rollout"]) for row in rows}) == len(rows)
+    judged_wrong = set(table["problem_id"].to_pylist())
+    assert not judged_wrong & {row["problem_id"] for row in rows}
+    lost.unlink()
+    gradcurate.score(**workspace)
+    assert plain(RUN) == before
+
+
+def test_validation_rewards_that_change_under_a_finished_direction_are_refused(finished):
+    path = next(Path(RUN, "rollouts").glob("validation-*.parquet"))
+    table = pq.read_table(path)
+    turned = pa.array([1 - reward for reward in table["reward"].to_pylist()], pa.float64())
+    column = table.schema.get_field_index("reward")
+    pq.write_table(table.set_column(column, table.schema.field("reward"), turned), path)
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.score(**finished)
+    assert " differs in validation_rollouts '" in caught.value.received
+
+
+def test_logits_that_are_nan_stop_the_run(workspace, tmp_path):
+    model = tiny_llama()
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
+    folder = save_tiny_checkpoint(tmp_path / "model")
+    model.save_pretrained(folder)
+    with pytest.raises(NumericalError) as caught:
+        gradcurate.score(**workspace | {"model": str(folder)})
+    assert str(caught.value) == (
+        "Every sampled token must have a log-probability; the policy's logits are NaN. "
+        "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not."
+    )
+    assert not list(Path(RUN).glob("rollouts/*.parquet"))

@@ -1,15 +1,10 @@
 """From a problem's messages to the token ids that the policy is asked with."""
 
-import datetime
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from gradcurate.errors import PolicyError, ProblemsError, first_line
 from gradcurate.problems.problem import Problem
-
-TEMPLATE_DATE = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
-"""What chat templates take for now: with the real date, a run resumed tomorrow would ask other prompts.
-Templates of Llama 3 fall back to this very day."""
 
 PromptFormat = Literal["auto", "chat", "text"]
 
@@ -67,11 +62,7 @@ def _chat_ids(tokenizer: Any, problem: Problem) -> list[int]:
     try:
         return list(
             tokenizer.apply_chat_template(
-                list(problem.prompt),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-                strftime_now=TEMPLATE_DATE.strftime,
+                list(problem.prompt), add_generation_prompt=True, tokenize=True, return_dict=False
             )
         )
     except Exception as error:  # a template is code of others: besides TemplateError, it raises anything
