@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gradcurate.errors import RunDirectoryError
+from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.problems.problem import Problem
 from gradcurate.scores.advantages import ADVANTAGES
 from gradcurate.scores.alignment import SCORES_SCHEMA, ProblemGradients, score_problems, sum_gradients
@@ -82,6 +82,18 @@ def test_validation_rows_need_no_derivative(tmp_path):
     write_shard(tmp_path, "validation-1", [("a", 0, axis(0), None), ("a", 1, axis(1), None)])
     sums = sum_gradients(tmp_path, "validation", {"a": {0: 2.0, 1: -1.0}})
     assert sums.total_sketch().tolist() == [2, -1, 0, 0, 0, 0, 0, 0]
+
+
+def test_validation_gradients_that_cancel_are_no_direction(tmp_path):
+    write_shard(tmp_path, "validation-1", [("a", 0, axis(0), None), ("a", 1, axis(0, 1.0001), None)])
+    with pytest.raises(NoSignalError) as raised:
+        sum_gradients(tmp_path, "validation", {"a": {0: 1.0, 1: -1.0}}).total_sketch()
+    assert str(raised.value) == (
+        "The gradients of the validation rollouts must add up to a direction; they cancel: equal completions "
+        "have different rewards. Use a reward that judges equal completions equally, more --rollouts, and a "
+        "new --run."
+    )
+    assert sum_gradients(tmp_path, "validation", {"a": {0: 1.0, 1: -0.9}}).total_sketch()[0] > 0.09
 
 
 def test_a_missing_sketch_is_an_error_and_no_zero(tmp_path):

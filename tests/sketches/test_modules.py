@@ -95,3 +95,18 @@ def test_a_linear_module_that_never_runs_is_refused():
     model.model.layers[0].spare = torch.nn.Linear(16, 16, bias=False)
     with pytest.raises(PolicyError, match=r"LlamaForCausalLM also has model\.layers\.0\.spare\.weight\. "):
         find_gradient_space(model)
+
+
+def test_a_linear_module_that_reads_rows_without_their_rollout_is_refused():
+    """OPT flattens batch and tokens before its first feed-forward module."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    shape = {"vocab_size": 101, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 1}
+    model = OPTForCausalLM(OPTConfig(**shape, num_attention_heads=2, word_embed_proj_dim=16)).eval()
+    with pytest.raises(PolicyError) as raised:
+        find_gradient_space(model)
+    assert str(raised.value) == (
+        "Every linear module must read one row a token; model.decoder.layers.0.fc1 of OPTForCausalLM reads a "
+        "tensor of shape (2, 16). Which rollout its rows belong to cannot be told; this architecture is not "
+        "supported yet."
+    )

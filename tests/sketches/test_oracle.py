@@ -40,3 +40,15 @@ def test_inner_product_and_cosine():
     right = {"a": torch.tensor([[0.0, 3.0]]), "b": torch.tensor([[-4.0]])}
     assert inner_product(left, right) == -2.0
     assert cosine(left, right) == pytest.approx(-2 / 15)
+
+
+def test_bfloat16_gradients_are_summed_in_float32():
+    """Summed in bfloat16, a rollout would vanish beside a thousand times its weight."""
+    sketcher = build_sketcher(tiny_llama().bfloat16(), Projection(64))
+    one, two = random_rollouts(2)
+    first, second = exact(sketcher, [one], [1000.0]), exact(sketcher, [two])
+    both = exact(sketcher, [one, two], [1000.0, 1.0])
+    error = norm({name: both[name] - first[name] - second[name] for name in both})
+    rounded = {name: (first[name].bfloat16() + second[name].bfloat16()).float() for name in both}
+    assert error < 1e-3 * norm(second)
+    assert norm({name: rounded[name] - first[name] - second[name] for name in both}) > 0.5 * norm(second)
