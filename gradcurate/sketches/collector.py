@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gradcurate.sketches.modules import FusedModule, GradientSpace
 
-Consumer = Callable[[FusedModule, Tensor, Tensor], None]
-"""Called with a fused module, its inputs (B, T, I) and its output gradients (B, T, O)."""
+Consumer = Callable[[FusedModule, Tensor, list[Tensor]], None]
+"""Called with a fused module, its inputs (B, T, I) and its members' output gradients (B, T, _)."""
 
 
 @contextmanager
@@ -53,7 +52,6 @@ def _hook_fused(model: Any, fused: FusedModule, consume: Consumer) -> list[Any]:
     def on_backward(name: str, grad: Tensor) -> None:
         grads[name] = grad
         if len(grads) == len(fused.members):
-            stacked = torch.cat([grads.pop(member) for member in fused.members], dim=-1)
-            consume(fused, inputs.pop(), stacked)
+            consume(fused, inputs.pop(), [grads.pop(member) for member in fused.members])
 
     return [model.get_submodule(name).register_forward_hook(on_forward(name)) for name in fused.members]

@@ -8,6 +8,7 @@ weights; its metadata holds a `DirectionRecord`.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,19 +32,34 @@ def zero_direction(space: GradientSpace, device: torch.device) -> Direction:
 
 
 def weighted_gradient(
-    inputs: Float[Tensor, "B T I"], output_grads: Float[Tensor, "B T O"], weights: Float[Tensor, " B"]
+    inputs: Float[Tensor, "B T I"],
+    output_grads: Sequence[Float[Tensor, "B T _"]],
+    weights: Float[Tensor, " B"],
 ) -> Float[Tensor, "O I"]:
-    """Return one module's ``sum_b weights[b] G[b]`` over a batch."""
-    weighted = output_grads.float() * weights[:, None, None]
-    return weighted.flatten(0, 1).T @ inputs.float().flatten(0, 1)
+    """Return one fused module's ``sum_b weights[b] G[b]`` over a batch."""
+    weighted = inputs.float().flatten(0, 1) * weights.repeat_interleave(inputs.shape[1])[:, None]
+    return torch.cat([grads.float().flatten(0, 1).T @ weighted for grads in output_grads])
 
 
 def directional_derivatives(
-    matrix: Float[Tensor, "O I"], inputs: Float[Tensor, "B T I"], output_grads: Float[Tensor, "B T O"]
+    matrix: Float[Tensor, "O I"],
+    inputs: Float[Tensor, "B T I"],
+    output_grads: Sequence[Float[Tensor, "B T _"]],
 ) -> Float[Tensor, " B"]:
-    """Return one module's ``<G[b], matrix>`` for each rollout, summed in float64."""
-    moved = inputs.float() @ matrix.T
-    return moved.mul_(output_grads).sum(2).double().sum(1)
+    """Return one fused module's ``<G[b], matrix>`` for each rollout, summed in float64.
+
+    The matrix is applied to the wider side, so that what is left to multiply and add is the narrower.
+    """
+    total = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
+    for grads, part in zip(
+        output_grads, torch.split(matrix, [g.shape[2] for g in output_grads]), strict=True
+    ):
+        if inputs.shape[2] > grads.shape[2]:
+            moved, other = inputs.float() @ part.T, grads
+        else:
+            moved, other = grads.float() @ part, inputs
+        total += moved.mul_(other).sum(2).double().sum(1)
+    return total
 
 
 def norm(direction: Direction) -> float:

@@ -1,18 +1,21 @@
 """Two kernels for one linear map: from a module's inputs and output gradients to K buckets.
 
-The weight gradient of a rollout is ``G = sum_t d_t a_t^T``. Both kernels add ``S G`` for one fused
-module and one rollout, and they test each other:
+The weight gradient of a rollout is ``G = sum_t d_t a_t^T``, and a bucket holds the sum of an
+anti-diagonal ``o + i = const`` of the signed G, modulo K. Both kernels return these sums for each
+row of a batch, counted from the module's own first bucket, and they test each other:
 
-- `fft` never forms G. A sum over anti-diagonals of an outer product is a convolution, so it
-  multiplies Fourier transforms; its result stays in the frequency domain, where a rollout needs
-  one inverse transform for all of its modules.
-- `outer` forms G and adds its anti-diagonals.
+- `Fft` never forms G. Sums over the anti-diagonals of an outer product are a convolution, so it
+  multiplies Fourier transforms, which are no longer than the convolution needs (`transform_size`).
+- `Outer` forms G and adds its anti-diagonals.
 
+Positions of padding take part: their output gradients are zero, and the model ran on them as well.
 All arithmetic is float32, whatever the dtype of the model.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal, final
 
 import torch
 from jaxtyping import Complex, Float
@@ -22,53 +25,161 @@ from gradcurate.sketches.projection import ModuleProjection
 
 KernelName = Literal["fft", "outer"]
 
-TOKENS_PER_TRANSFORM = 256  # bounds the buffers of `fft` (2 x 256 x K/2 complex64: 8 MB at K=4096)
+TOKENS_PER_BLOCK = 256
+"""Keeps a block's transforms in cache: four times as many tokens took twice as long (dev/LOG.md)."""
 
-Kernel = Callable[[ModuleProjection, Tensor, Tensor], Tensor]
-
-
-def fft(
-    projection: ModuleProjection, inputs: Float[Tensor, "T I"], output_grads: Float[Tensor, "T O"]
-) -> Complex[Tensor, " bins"]:
-    """Return the spectrum of one rollout's sketch of one module, by FFT."""
-    spectrum = torch.zeros_like(projection.phase)
-    for start in range(0, len(inputs), TOKENS_PER_TRANSFORM):
-        chunk = slice(start, start + TOKENS_PER_TRANSFORM)
-        left = _spectrum(output_grads[chunk].float() * projection.output_signs, projection.dim)
-        right = _spectrum(inputs[chunk].float() * projection.input_signs, projection.dim)
-        spectrum += left.mul_(right).sum(0)
-    return spectrum * projection.phase
+SIZE_STEP = 16
 
 
-def outer(
-    projection: ModuleProjection, inputs: Float[Tensor, "T I"], output_grads: Float[Tensor, "T O"]
-) -> Complex[Tensor, " bins"]:
-    """Return the spectrum of one rollout's sketch of one module, by its explicit weight gradient."""
-    grad = (output_grads.float() * projection.output_signs).T @ (inputs.float() * projection.input_signs)
-    return _spectrum(_antidiagonal_sums(grad), projection.dim) * projection.phase
+class Kernel(ABC):
+    """Computes a module's buckets."""
+
+    @abstractmethod
+    def buckets(
+        self,
+        projection: ModuleProjection,
+        inputs: Float[Tensor, "B T I"],
+        output_grads: Sequence[Float[Tensor, "B T _"]],
+    ) -> Float[Tensor, "B n"]:
+        """Return the module's n buckets, at most K, for each row of a batch.
+
+        Args:
+            projection: S on this module.
+            inputs: What the module's members read.
+            output_grads: The gradients of the members' outputs, O features in all.
+        """
 
 
-KERNELS: dict[KernelName, Kernel] = {"fft": fft, "outer": outer}
+@final
+class Outer(Kernel):
+    """By the explicit weight gradient."""
+
+    def buckets(
+        self,
+        projection: ModuleProjection,
+        inputs: Float[Tensor, "B T I"],
+        output_grads: Sequence[Float[Tensor, "B T _"]],
+    ) -> Float[Tensor, "B n"]:
+        """Form each row's G, and add its anti-diagonals."""
+        left = torch.cat(list(output_grads), dim=-1).float() * projection.output_signs
+        right = inputs.float() * projection.input_signs
+        sums = [_antidiagonal_sums(d.T @ a) for d, a in zip(left, right, strict=True)]
+        return _fold(torch.stack(sums), projection.dim)
 
 
-def sketch_from_spectrum(spectrum: Complex[Tensor, "*rows bins"], dim: int) -> Float[Tensor, "*rows K"]:
-    """Return the K buckets of summed spectra."""
-    buckets: Tensor = torch.fft.irfft(spectrum, n=dim)
-    return buckets
+@final
+class Fft(Kernel):
+    """By Fourier transforms; keeps the buffers that they read."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def buckets(
+        self,
+        projection: ModuleProjection,
+        inputs: Float[Tensor, "B T I"],
+        output_grads: Sequence[Float[Tensor, "B T _"]],
+    ) -> Float[Tensor, "B n"]:
+        """Multiply the transforms of both sides, and add up each row's products."""
+        rows, tokens = inputs.shape[:2]
+        size = transform_size(projection)
+        spectra = torch.zeros(rows, size // 2 + 1, dtype=torch.complex64, device=inputs.device)
+        left, right = [grads.flatten(0, 1) for grads in output_grads], [inputs.flatten(0, 1)]
+        for start in range(0, rows * tokens, TOKENS_PER_BLOCK):
+            stop = min(rows * tokens, start + TOKENS_PER_BLOCK)
+            product = self._spectrum([part[start:stop] for part in left], projection.output_signs, size)
+            product.mul_(self._spectrum([part[start:stop] for part in right], projection.input_signs, size))
+            for row, first, last in _pieces(start, stop, tokens):
+                spectra[row] += product[first:last].sum(0)
+        sums: Tensor = torch.fft.irfft(spectra, n=size)
+        return sums
+
+    def _spectrum(
+        self, parts: Sequence[Float[Tensor, "tokens _"]], signs: Float[Tensor, " width"], size: int
+    ) -> Complex[Tensor, "tokens bins"]:
+        """Return the transforms of signed tokens, their indices taken modulo ``size``."""
+        tokens = len(parts[0])
+        signal = self._buffer(len(signs), size, signs.device)[:tokens]
+        at = 0
+        for part in parts:
+            _write(signal, part, signs[at : at + part.shape[1]], at)
+            at += part.shape[1]
+        spectrum: Tensor = torch.fft.rfft(signal)
+        return spectrum
+
+    def _buffer(self, width: int, size: int, device: torch.device) -> Tensor:
+        """Return a block of signals that are zero beyond ``width``."""
+        key = (width, size, device)
+        if key not in self._buffers:
+            self._buffers[key] = torch.zeros(TOKENS_PER_BLOCK, size, device=device)
+        return self._buffers[key]
 
 
-def _spectrum(rows: Float[Tensor, "*T n"], dim: int) -> Complex[Tensor, "*T bins"]:
-    """Return the transform of each row, its indices taken modulo ``dim``.
+KERNELS: dict[KernelName, type[Fft] | type[Outer]] = {"fft": Fft, "outer": Outer}
 
-    rfft(n=dim) pads a short row by itself, but would cut a long one off silently.
+
+def add_buckets(sketches: Float[Tensor, "B K"], buckets: Float[Tensor, "B n"], offset: int) -> None:
+    """Add a module's buckets to the sketches, the first of them at ``offset``, modulo K."""
+    before_end = min(buckets.shape[1], sketches.shape[1] - offset)
+    sketches[:, offset : offset + before_end] += buckets[:, :before_end]
+    sketches[:, : buckets.shape[1] - before_end] += buckets[:, before_end:]
+
+
+def transform_size(projection: ModuleProjection) -> int:
+    """Return the number of points that a module's transforms need: O + I - 1 or a little more, at most K.
+
+    FFTs are fast for sizes without prime factors above 5.
     """
-    size = rows.shape[-1]
-    if size > dim:
-        folds = -(-size // dim)
-        rows = torch.nn.functional.pad(rows, (0, folds * dim - size))
-        rows = rows.reshape(*rows.shape[:-1], folds, dim).sum(-2)
-    spectrum: Tensor = torch.fft.rfft(rows, n=dim)
-    return spectrum
+    needed = len(projection.output_signs) + len(projection.input_signs) - 1
+    candidates = range(-(-needed // SIZE_STEP) * SIZE_STEP, projection.dim, SIZE_STEP)
+    return next((size for size in candidates if _is_smooth(size)), projection.dim)
+
+
+def _pieces(start: int, stop: int, tokens: int) -> Iterator[tuple[int, int, int]]:
+    """Cut the flat positions of a block at the ends of rows: row, and first and last place in the block."""
+    inner = range(start - start % tokens + tokens, stop, tokens)
+    for first, last in pairwise([start, *inner, stop]):
+        yield first // tokens, first - start, last - start
+
+
+def _write(
+    signal: Float[Tensor, "tokens size"],
+    part: Float[Tensor, "tokens width"],
+    signs: Float[Tensor, " width"],
+    at: int,
+) -> None:
+    """Write signed features into the signal from index ``at`` on, modulo its size.
+
+    The first that come to an index overwrite what was there; later ones are added.
+    """
+    size, width = signal.shape[1], part.shape[1]
+    begin = 0
+    while begin < width:
+        lap, place = divmod(at + begin, size)
+        end = min(width, begin + size - place)
+        target = signal[:, place : place + end - begin]
+        if lap:
+            target += part[:, begin:end] * signs[begin:end]
+        else:
+            torch.mul(part[:, begin:end], signs[begin:end], out=target)
+        begin = end
+
+
+def _fold(rows: Float[Tensor, "*T width"], size: int) -> Float[Tensor, "*T folded"]:
+    """Add up the entries of each row whose indices are equal modulo ``size``; a short row stays as it is."""
+    first, *others = torch.split(rows, size, dim=-1)
+    if others:
+        first = first.clone()
+    for part in others:
+        first[..., : part.shape[-1]] += part
+    return first
+
+
+def _is_smooth(size: int) -> bool:
+    for prime in (2, 3, 5):
+        while size % prime == 0:
+            size //= prime
+    return size == 1
 
 
 def _antidiagonal_sums(grad: Float[Tensor, "O I"]) -> Float[Tensor, " O+I-1"]:

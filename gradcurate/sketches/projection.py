@@ -12,11 +12,10 @@ process or row order. ``E<Sx, Sy> = <x, y>``, with an error of about ``|x||y|/sq
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from gradcurate.sketches.modules import FusedModule
@@ -45,13 +44,6 @@ class ModuleProjection:
     output_signs: Float[Tensor, " O"]
     input_signs: Float[Tensor, " I"]
     offset: int
-
-    @cached_property
-    def phase(self) -> Complex[Tensor, " bins"]:
-        """Return the Fourier transform of the shift by ``offset`` buckets."""
-        bins = torch.arange(self.dim // 2 + 1, device=self.input_signs.device, dtype=torch.float64)
-        angle = -2 * torch.pi * ((bins * self.offset) % self.dim) / self.dim
-        return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
 def project_module(projection: Projection, module: FusedModule, device: torch.device) -> ModuleProjection:

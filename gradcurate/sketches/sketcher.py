@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradcurate.sketches.collector import collecting
 from gradcurate.sketches.direction import Direction, directional_derivatives, weighted_gradient
-from gradcurate.sketches.kernels import KERNELS, KernelName, sketch_from_spectrum
+from gradcurate.sketches.kernels import KERNELS, Kernel, KernelName, add_buckets
 from gradcurate.sketches.modules import FusedModule, GradientSpace, find_gradient_space
 from gradcurate.sketches.projection import ModuleProjection, Projection, project_module
 from gradcurate.sketches.score_function import TokenBatch, backward_score_functions
@@ -22,12 +22,13 @@ from gradcurate.sketches.score_function import TokenBatch, backward_score_functi
 
 @dataclass(frozen=True)
 class Sketcher:
-    """A frozen model, its gradient space, the map S over it, and how rollouts were sampled."""
+    """A frozen model, its gradient space, the map S into K buckets over it, and how rollouts were sampled."""
 
     model: Any
     space: GradientSpace
+    dim: int
     projections: dict[str, ModuleProjection]
-    kernel: KernelName
+    kernel: Kernel
     temperature: float
 
 
@@ -53,7 +54,7 @@ def build_sketcher(
     model.requires_grad_(False)
     space = find_gradient_space(model)
     projections = {m.name: project_module(projection, m, model.device) for m in space.modules}
-    return Sketcher(model, space, projections, kernel, temperature)
+    return Sketcher(model, space, projection.dim, projections, KERNELS[kernel](), temperature)
 
 
 def sketch_batch(
@@ -74,11 +75,12 @@ def sketch_batch(
         weights: The weights of ``onto``.
     """
     rows, device = len(batch.lengths), batch.input_ids.device
-    spectra = torch.zeros(rows, _dim(sketcher) // 2 + 1, dtype=torch.complex64, device=device)
+    sketches = torch.zeros(rows, sketcher.dim, device=device)
     directional = torch.zeros(rows, dtype=torch.float64, device=device)
 
-    def consume(fused: FusedModule, inputs: Tensor, grads: Tensor) -> None:
-        _add_sketches(spectra, sketcher, fused, batch, inputs, grads)
+    def consume(fused: FusedModule, inputs: Tensor, grads: list[Tensor]) -> None:
+        projection = sketcher.projections[fused.name]
+        add_buckets(sketches, sketcher.kernel.buckets(projection, inputs, grads), projection.offset)
         if along is not None:
             directional.add_(directional_derivatives(along[fused.name], inputs, grads))
         if onto is not None and weights is not None:
@@ -86,18 +88,4 @@ def sketch_batch(
 
     with collecting(sketcher.model, sketcher.space, consume):
         logprobs = backward_score_functions(sketcher.model, batch, sketcher.temperature)
-    sketches = sketch_from_spectrum(spectra, _dim(sketcher))
     return BatchGradients(logprobs, sketches, directional if along is not None else None)
-
-
-def _dim(sketcher: Sketcher) -> int:
-    return next(iter(sketcher.projections.values())).dim
-
-
-def _add_sketches(
-    spectra: Tensor, sketcher: Sketcher, fused: FusedModule, batch: TokenBatch, inputs: Tensor, grads: Tensor
-) -> None:
-    kernel = KERNELS[sketcher.kernel]
-    projection = sketcher.projections[fused.name]
-    for row, length in enumerate(batch.lengths):
-        spectra[row] += kernel(projection, inputs[row, :length], grads[row, :length])

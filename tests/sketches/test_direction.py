@@ -64,9 +64,10 @@ def test_norm_is_that_of_all_weights_together(direction):
 def test_derivatives_and_weighted_gradients_are_two_sides_of_one_sum():
     """sum_b w[b] <G[b], V> = <sum_b w[b] G[b], V>, with every G formed by hand."""
     generator = torch.Generator().manual_seed(1)
-    inputs, grads = (torch.randn(3, 7, n, generator=generator) for n in (5, 4))
-    matrix, weights = torch.randn(4, 5, generator=generator), torch.tensor([0.5, -2.0, 1.0])
-    formed = torch.einsum("bto,bti->boi", grads.double(), inputs.double())
+    inputs, stacked = (torch.randn(3, 7, n, generator=generator) for n in (5, 11))
+    grads = stacked.split([4, 7], dim=2)  # one member is narrower than the input, one wider
+    matrix, weights = torch.randn(11, 5, generator=generator), torch.tensor([0.5, -2.0, 1.0])
+    formed = torch.einsum("bto,bti->boi", stacked.double(), inputs.double())
     derivatives = directional_derivatives(matrix, inputs, grads)
     assert derivatives.dtype == torch.float64
     assert torch.allclose(derivatives, (formed * matrix).sum((1, 2)), rtol=1e-5, atol=1e-5)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradcurate.sketches.kernels import KERNELS, sketch_from_spectrum
+from gradcurate.sketches import kernels
+from gradcurate.sketches.kernels import KERNELS, add_buckets, transform_size
 from gradcurate.sketches.modules import FusedModule
 from gradcurate.sketches.projection import Projection, project_module
 from sketches.reference import relative_error, sketch_by_definition
@@ -26,8 +27,12 @@ def random_pair(outputs, inputs, tokens, seed=0):
     )
 
 
-def by_kernel(kernel, projection, inputs, grads):
-    return sketch_from_spectrum(KERNELS[kernel](projection, inputs, grads), projection.dim).double()
+def by_kernel(kernel, projection, inputs, *grads):
+    """The sketch of one rollout, by a kernel of its own; the gradients are of one member or of several."""
+    sketches = torch.zeros(1, projection.dim)
+    buckets = KERNELS[kernel]().buckets(projection, inputs[None], [grad[None] for grad in grads])
+    add_buckets(sketches, buckets, projection.offset)
+    return sketches[0].double()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -101,3 +106,48 @@ def test_half_precision_inputs_are_summed_in_float32(kernel):
     assert relative_error(by_kernel(kernel, projection, a, d), expected) < TOLERANCE
     rounded = sketch_by_definition(projection, d.T @ a)
     assert relative_error(rounded, expected) > 1e-3
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    tokens=st.integers(1, 40),
+    block=st.integers(1, 50),
+    members=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    inputs=st.integers(1, 40),
+    dim=st.integers(2, 90),
+)
+def test_rows_of_a_batch_and_members_of_a_module_may_lie_across_blocks(
+    kernel, rows, tokens, block, members, inputs, dim
+):
+    """One kernel serves modules of several sizes in turn, and its buffers carry nothing over."""
+    outputs = sum(members)
+    generator = torch.Generator().manual_seed(rows * 1000 + tokens)
+    a, d = (torch.randn(rows, tokens, n, generator=generator) for n in (inputs, outputs))
+    projection, used = drawn(outputs, inputs, dim), KERNELS[kernel]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "TOKENS_PER_BLOCK", block)
+        used.buckets(
+            drawn(outputs + 3, inputs + 1, dim), torch.ones(1, 9, inputs + 1), [torch.ones(1, 9, outputs + 3)]
+        )
+        sketches = torch.zeros(rows, dim)
+        add_buckets(sketches, used.buckets(projection, a, list(d.split(members, dim=2))), projection.offset)
+    for row in range(rows):
+        expected = sketch_by_definition(projection, d[row].double().T @ a[row].double())
+        scale = (d[row].norm(dim=1) * a[row].norm(dim=1)).norm()
+        assert (sketches[row] - expected).norm() <= TOLERANCE * scale
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "dim", "size"),
+    [
+        (960, 576, 4096, 1536),
+        (576, 576, 4096, 1152),
+        (3072, 576, 4096, 3840),
+        (2048, 2048, 4096, 4096),
+        (9, 8, 63, 16),
+    ],
+)
+def test_a_transform_is_as_short_as_the_convolution_allows(outputs, inputs, dim, size):
+    assert transform_size(drawn(outputs, inputs, dim)) == size

@@ -46,7 +46,6 @@ def test_signs_lie_on_the_asked_device():
     projection = draw(device=torch.device("meta"))
     assert projection.output_signs.device == projection.input_signs.device == torch.device("meta")
     assert projection.offset == draw().offset
-    assert draw().phase.device == CPU
 
 
 def test_how_a_module_is_split_into_members_plays_no_part():
@@ -73,11 +72,3 @@ def test_offsets_spread_over_all_buckets():
     quarters = np.bincount(np.array(offsets) // 64, minlength=4)
     assert quarters.sum() == 512  # all in [0, K)
     assert quarters.min() > 90  # 128 expected, standard deviation 10
-
-
-def test_the_phase_is_a_shift_by_the_offset():
-    projection = draw()
-    impulse = torch.fft.irfft(projection.phase, n=256)
-    expected = torch.zeros(256)
-    expected[projection.offset] = 1
-    assert torch.allclose(impulse, expected, atol=1e-6)
