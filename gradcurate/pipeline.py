@@ -201,9 +201,9 @@ def _sketch(
         cut_batches(live[split], lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens)
         for split in SPLITS
     )
-    sketch_stage.remove_other_shards(stage, [*validation, *pool])
     require_same_shards(run.sketches, stage.fingerprint)
     sketch_stage.require_same_direction(stage)
+    sketch_stage.remove_other_shards(stage, [*validation, *pool])
     sketch_stage.run_validation_sketches(stage, validation, progress)
     sketch_stage.run_pool_sketches(stage, pool, progress)
 

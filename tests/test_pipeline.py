@@ -576,12 +576,18 @@ def test_a_reward_that_judges_otherwise_the_second_time_leaves_a_whole_run(works
 def test_validation_rewards_that_change_under_a_finished_direction_are_refused(finished):
     path = next(Path(RUN, "rollouts").glob("validation-*.parquet"))
     table = pq.read_table(path)
-    turned = pa.array([1 - reward for reward in table["reward"].to_pylist()], pa.float64())
+    silent = table["problem_id"][0].as_py()  # one problem loses its signal, so that the cut changes too
+    rows = zip(table["problem_id"].to_pylist(), table["reward"].to_pylist(), strict=True)
+    turned = pa.array(
+        [0.0 if problem_id == silent else 1 - reward for problem_id, reward in rows], pa.float64()
+    )
     column = table.schema.get_field_index("reward")
     pq.write_table(table.set_column(column, table.schema.field("reward"), turned), path)
+    times = shard_times(RUN)
     with pytest.raises(RunDirectoryError) as caught:
         gradcurate.score(**finished)
     assert " differs in validation_rollouts '" in caught.value.received
+    assert shard_times(RUN) == times
 
 
 def test_logits_that_are_nan_stop_the_run(workspace, tmp_path):

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from gradcurate.errors import SettingsError
 from gradcurate_cli.inspect import inspect_problem
+from gradcurate_cli.options import JSON_FLAG
 from gradcurate_cli.rollout import rollout
 from gradcurate_cli.running import report
 from gradcurate_cli.score import score
@@ -30,7 +31,6 @@ EPILOG = (
     "4 another process holds the run directory; 130 interrupted; 143 terminated."
 )
 
-JSON_FLAG = "--json"
 TERMINATED = 128 + signal.SIGTERM
 
 QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}

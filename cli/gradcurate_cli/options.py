@@ -14,7 +14,8 @@ import typer
 
 from gradcurate.config import base_type, flag, setting_fields
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+JSON_FLAG = "--json"
+JsonOption = Annotated[bool, typer.Option(JSON_FLAG, help="Print the result as JSON on standard output.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Report no progress.")]
 RunOption = Annotated[str, typer.Option("--run", help="The run directory.", show_default=False)]
 ConfigOption = Annotated[

@@ -77,8 +77,8 @@ def json_rows(file: str) -> Iterator[Row]:
 def csv_rows(file: str) -> Iterator[Row]:
     """Yield the rows below the header; a cell may span lines, and the row counts from its first."""
     with open(file, "rb") as lines:
-        # strict: otherwise a quote that is never closed swallows the rest of the file without a word.
         csv.field_size_limit(_LONGEST_CELL)
+        # strict: otherwise a quote that is never closed swallows the rest of the file without a word.
         reader = csv.reader(_decoded(lines), strict=True)
         try:
             header = _header(file, next(reader, []))
@@ -144,7 +144,7 @@ def parquet_rows(file: str) -> Iterator[Row]:
     except (pa.ArrowException, OSError) as reason:
         raise ProblemsError(
             f"{file}: expected a readable Parquet file",
-            str(reason).splitlines()[0].rstrip("."),
+            first_line(reason),
             "Write the file again: it is damaged, or not Parquet.",
         ) from reason
 

@@ -6,7 +6,7 @@ The split is ``train`` unless named, and may be a slice as `datasets` writes it 
 import re
 from collections.abc import Iterator
 
-from gradcurate.errors import ProblemsError
+from gradcurate.errors import ProblemsError, first_line
 from gradcurate.problems.rows import Row
 
 _HUB_ID = re.compile(
@@ -29,10 +29,9 @@ def hub_rows(path: str) -> Iterator[Row]:
     try:
         dataset = datasets.load_dataset(parts["name"], parts["config"], split=parts["split"] or "train")
     except Exception as reason:  # network, hub, cache and builder each raise classes of their own
-        lines = str(reason).splitlines() or [type(reason).__name__]
         raise ProblemsError(
             f"{path}: expected a dataset that loads from the Hugging Face hub",
-            lines[0].rstrip("."),
+            first_line(reason),
             "Check the name, the split and the network, or give a local file (none has this name).",
         ) from reason
     return (Row(number, record) for number, record in enumerate(dataset, start=1))

@@ -36,13 +36,8 @@ class _Rows:
     def append(self, tokens: Tensor, logprobs: Tensor, stop_token_ids: frozenset[int]) -> None:
         chosen = zip(self.cached.tolist(), tokens.tolist(), logprobs.tolist(), strict=True)
         for row, token, logprob in chosen:
-            if math.isnan(logprob):
-                raise NumericalError(
-                    "Every sampled token must have a log-probability",
-                    "the policy's logits are NaN",
-                    "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not.",
-                )
             if not self.ended[row]:
+                _require_number(logprob)
                 self.tokens[row].append(token)
                 self.logprobs[row].append(logprob)
                 self.ended[row] = token in stop_token_ids
@@ -52,6 +47,15 @@ class _Rows:
             Completion(tuple(tokens), tuple(logprobs), "stop" if ended else "length")
             for tokens, logprobs, ended in zip(self.tokens, self.logprobs, self.ended, strict=True)
         ]
+
+
+def _require_number(logprob: float) -> None:
+    if math.isnan(logprob):
+        raise NumericalError(
+            "Every sampled token must have a log-probability",
+            "the policy's logits are NaN",
+            "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not.",
+        )
 
 
 @torch.inference_mode()
