@@ -82,6 +82,11 @@ class Settings:
     batch_sequences: Annotated[int, Ge(1)] = _setting(
         "Rollouts sampled at once.", stage="rollouts", default=128
     )
+    adapter: Literal["own", "merged"] = _setting(
+        "Gradients of a PEFT adapter: of its own matrices, or of the weights that it is merged into.",
+        stage="rollouts",
+        default="own",
+    )
     dtype: Literal["float32", "bfloat16"] = _setting(
         "Arithmetic of the policy.", stage="rollouts", default="float32"
     )
@@ -106,8 +111,18 @@ class Settings:
     kernel: Literal["fft", "outer"] = _setting(
         "How sketches are computed; both give the same.", stage="sketches", default="fft"
     )
+    granularity: Literal["rollout", "problem"] = _setting(
+        "A sketch for each rollout, or one weighted sum for each problem, whose prompt then passes once.",
+        stage="sketches",
+        default="rollout",
+    )
+    modules: str | None = _setting(
+        "Only these modules: shell patterns of names, comma-separated, as in 'q_proj,mlp.*' or lm_head.",
+        stage="sketches",
+        default=None,
+    )
     batch_tokens: Annotated[int, Ge(1)] = _setting(
-        "Padded tokens in one gradient pass.", stage="sketches", default=4096
+        "Padded tokens in one gradient pass; halved where memory runs out.", stage="sketches", default=2048
     )
     advantage: Literal["grpo", "dr_grpo", "rloo"] = _setting(
         "Advantage, named after what the trainer computes.", stage="sketches", default="grpo"
@@ -115,7 +130,17 @@ class Settings:
     token_weight: Literal["response-mean", "token-sum"] = _setting(
         "What one token of a response counts.", stage="sketches", default="response-mean"
     )
+    mismatch_limit: Annotated[float, Ge(0)] = _setting(
+        "Largest KL divergence, in nats a token, of recomputed log-probabilities from the sampler's.",
+        stage=None,
+        default=0.1,
+    )
     device: str = _setting("auto, cpu, cuda, cuda:1, ...", stage=None, default="auto")
+
+    @property
+    def module_patterns(self) -> tuple[str, ...]:
+        """Return ``modules`` as a list."""
+        return tuple(part.strip() for part in (self.modules or "").split(",") if part.strip())
 
     def of_stage(self, stage: Stage) -> dict[str, Any]:
         """Return the settings that a stage's rows depend on."""

@@ -9,7 +9,8 @@
     │   └── RunDirectoryError    a run directory of other settings, or incomplete
     ├── NoSignalError            exit code 3: nothing to learn from in these rollouts
     ├── LockedError              exit code 4: another process works in the run directory
-    └── NumericalError           exit code 1: NaN or infinity where a number must be
+    ├── NumericalError           exit code 1: NaN or infinity where a number must be
+    └── OutOfMemoryError         exit code 1: a single rollout does not fit
 
 A message has three parts: what must hold, what came instead, and what to do. Each class
 carries its exit code, so the command line needs no table of its own.
@@ -73,6 +74,10 @@ class LockedError(GradcurateError):
 
 class NumericalError(GradcurateError):
     """A gradient or score is NaN or infinite."""
+
+
+class OutOfMemoryError(GradcurateError):
+    """A single rollout does not fit in memory."""
 
 
 def first_line(error: BaseException) -> str:

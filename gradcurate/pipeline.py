@@ -10,9 +10,10 @@ the pool is sketched.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gradcurate.config import Settings
 from gradcurate.errors import NoSignalError, RunDirectoryError
@@ -40,10 +41,17 @@ from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.direction_record import read_record
-from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, live_rollouts
-from gradcurate.sketches.modules import find_gradient_space
+from gradcurate.sketches.discovery import find_gradient_space
+from gradcurate.sketches.live_rollouts import (
+    TOKEN_COLUMNS,
+    LiveRollout,
+    LiveRow,
+    live_groups,
+    live_rollouts,
+)
 from gradcurate.sketches.oracle import cosine, exact_gradient
 from gradcurate.sketches.projection import Projection
+from gradcurate.sketches.prompt_sharing import require_prompt_sharing
 from gradcurate.sketches.sketcher import Sketcher, build_sketcher
 from gradcurate.store.lock import locked
 from gradcurate.store.manifest import Manifest, read_manifest, write_manifest
@@ -98,11 +106,15 @@ def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, 
     """Hold the run directory, refusing one of other settings; a new one only for a policy that fits."""
     run = RunDirectory(Path(settings.run))
     policy = functools.cache(
-        lambda: load_policy(inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device)
+        lambda: load_policy(
+            inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device, settings.adapter
+        )
     )
     if not run.problems.exists():  # else these were found out when the run began
         require_empty(run.root)
-        find_gradient_space(policy().model)
+        find_gradient_space(policy().model, settings.module_patterns)
+        if settings.granularity == "problem":
+            require_prompt_sharing(policy().model)
         require_vocabulary(policy(), (token for p in inputs.prompted for token in p.prompt_token_ids))
     with locked(run.root):
         remove_temporary_files(run)
@@ -186,8 +198,7 @@ def _sketch(
 ) -> None:
     groups = read_groups(run)
     _require_validation_signal(run, groups)
-    tokens = read_rollouts(run, TOKEN_COLUMNS)
-    live = {split: live_rollouts(tokens, split, split_weights(groups, split, settings)) for split in SPLITS}
+    live = _live_rollouts(settings, run, groups)
     stage = sketch_stage.SketchStage(
         sketcher=functools.cache(lambda: _sketcher(settings, policy())),
         folder=run.sketches,
@@ -196,9 +207,12 @@ def _sketch(
             **inputs.fingerprints["sketches"],
             VALIDATION_ROLLOUTS: digest([[*r.identity, r.weight] for r in live["validation"]]),
         },
+        mismatch_limit=settings.mismatch_limit,
     )
     validation, pool = (
-        cut_batches(live[split], lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens)
+        cut_batches(
+            _rows(settings, live[split]), lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens
+        )
         for split in SPLITS
     )
     require_same_shards(run.sketches, stage.fingerprint)
@@ -208,14 +222,27 @@ def _sketch(
     sketch_stage.run_pool_sketches(stage, pool, progress)
 
 
+def _live_rollouts(
+    settings: Settings, run: RunDirectory, groups: Sequence[Group]
+) -> dict[Split, list[LiveRollout]]:
+    tokens = read_rollouts(run, TOKEN_COLUMNS)
+    return {split: live_rollouts(tokens, split, split_weights(groups, split, settings)) for split in SPLITS}
+
+
+def _rows(settings: Settings, live: Sequence[LiveRollout]) -> Sequence[LiveRow]:
+    return live_groups(live) if settings.granularity == "problem" else live
+
+
 def _sketcher(settings: Settings, policy: Policy) -> Sketcher:
     projection = Projection(settings.sketch_dim, settings.sketch_seed)
-    return build_sketcher(policy.model, projection, settings.kernel, settings.temperature)
+    return build_sketcher(
+        policy.model, projection, settings.kernel, settings.temperature, settings.module_patterns
+    )
 
 
 def _score(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     groups = read_groups(run)
-    pool, validation = (split_weights(groups, split, settings) for split in ("pool", "validation"))
+    pool, validation = (_row_weights(settings, run, groups, split) for split in ("pool", "validation"))
     validation_gradients = sum_gradients(run.sketches, "validation", validation)
     scores = score_problems(
         [problem for problem in inputs.problems if problem.split == "pool"],
@@ -225,6 +252,17 @@ def _score(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
         read_record(run.direction).norm,
     )
     write_table(run.scores, scores, "scores", inputs.fingerprints["sketches"])
+
+
+def _row_weights(
+    settings: Settings, run: RunDirectory, groups: Sequence[Group], split: Split
+) -> Mapping[str, Mapping[Any, float]]:
+    """Return the weight of every stored row: a problem's own is its gradient already."""
+    weights = split_weights(groups, split, settings)
+    if settings.granularity == "rollout":
+        return weights
+    live = live_rollouts(read_rollouts(run, TOKEN_COLUMNS), split, weights)
+    return {group.problem_id: {None: 1.0} for group in live_groups(live)}
 
 
 def verify(run: RunDirectory, problems: int, device: str, progress: Progress) -> Verification:
@@ -238,7 +276,7 @@ def verify(run: RunDirectory, problems: int, device: str, progress: Progress) ->
     _require_ranking(ranked)
     chosen = evenly_spaced(list(ranked), problems)
     policy = _same_policy(manifest, device)
-    space = find_gradient_space(policy.model)
+    space = find_gradient_space(policy.model, settings.module_patterns)
     tokens = read_rollouts(run, TOKEN_COLUMNS)
     with progress.task("exact gradients", total=len(chosen) + 1, done=0, unit="problems") as task:
 
@@ -282,4 +320,4 @@ def _same_policy(manifest: Manifest, device: str) -> Policy:
             f"the files of {settings.model} have changed since",
             "Restore that checkpoint, or score the new one into another --run.",
         )
-    return load_policy(checkpoint, load_tokenizer(checkpoint), settings.dtype, device)
+    return load_policy(checkpoint, load_tokenizer(checkpoint), settings.dtype, device, settings.adapter)

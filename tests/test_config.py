@@ -92,7 +92,9 @@ def test_of_stage_has_the_values():
         "sketch_dim": 4096,
         "sketch_seed": 0,
         "kernel": "outer",
-        "batch_tokens": 4096,
+        "batch_tokens": 2048,
+        "granularity": "rollout",
+        "modules": None,
         "advantage": "grpo",
         "token_weight": "response-mean",
     }

@@ -20,6 +20,7 @@ TREE = {
     "NoSignalError": (Exception, 3),
     "LockedError": (Exception, 4),
     "NumericalError": (Exception, 1),
+    "OutOfMemoryError": (Exception, 1),
 }
 CLASSES = dict(inspect.getmembers(errors, inspect.isclass))
 EVERY_CLASS = pytest.mark.parametrize("name", list(TREE))

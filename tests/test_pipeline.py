@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from transformers import GPT2Config, GPT2LMHeadModel
 
 import gradcurate
 from finished_runs import contents, finish
@@ -368,14 +367,11 @@ def truncated_weights():
     return {"model": str(folder)}, PolicyError, "The model of truncated must load with transformers; "
 
 
-def matrices_outside_linear_modules():
-    folder = save_tiny_checkpoint(Path("gpt2"))
-    config = GPT2Config(vocab_size=101, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1)
-    GPT2LMHeadModel(config).save_pretrained(folder)
+def no_such_modules():
     return (
-        {"model": str(folder)},
+        {"modules": "attention.*"},
         PolicyError,
-        "Every matrix of the transformer blocks must belong to a linear module that runs; ",
+        "Every pattern of --modules must match a module of the policy; 'attention.*' matches none of ",
     )
 
 
@@ -422,7 +418,7 @@ def test_a_folder_of_other_files_is_left_alone(workspace):
         too_long_a_prompt,
         no_such_device,
         truncated_weights,
-        matrices_outside_linear_modules,
+        no_such_modules,
         tokens_without_an_embedding,
         run_path_of_a_file,
     ],

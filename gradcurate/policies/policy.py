@@ -1,6 +1,6 @@
 """Loading a policy: model and tokenizer, ready to sample from and to differentiate.
 
-An adapter is merged into its base, so every policy is one plain model with frozen weights.
+An adapter stays on top of its base, or is merged into it: then the policy is one plain model.
 ``trust_remote_code`` is never on, and never asked for: left unset, transformers waits for an answer.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from gradcurate.errors import PolicyError, first_line
 from gradcurate.policies.checkpoints import Checkpoint
 from gradcurate.policies.imports import import_transformers
 
+AdapterUse = Literal["own", "merged"]
 TRUST_NO_CODE = {"trust_remote_code": False}
 
 
@@ -46,8 +47,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         return transformers.AutoTokenizer.from_pretrained(checkpoint.tokenizer_folder, **TRUST_NO_CODE)
 
 
-def load_policy(checkpoint: Checkpoint, tokenizer: Any, dtype: str, device: str) -> Policy:
-    """Load a checkpoint's weights onto a device.
+def load_policy(
+    checkpoint: Checkpoint, tokenizer: Any, dtype: str, device: str, adapter: AdapterUse = "own"
+) -> Policy:
+    """Load a checkpoint's weights onto a device; an adapter on top of its base, or merged into it.
 
     Raises:
         PolicyError: The weights do not load, or fit no causal language model; there is no such device.
@@ -61,7 +64,7 @@ def load_policy(checkpoint: Checkpoint, tokenizer: Any, dtype: str, device: str)
     _require_all_weights(checkpoint, report["missing_keys"])
     if checkpoint.adapter is not None:
         with _loading(checkpoint, "adapter"):
-            model = _merge_adapter(model, checkpoint.adapter)
+            model = _put_on(model, checkpoint.adapter, merge=adapter == "merged")
     model.to(place).eval().requires_grad_(False)
     return Policy(model, tokenizer, _stop_token_ids(model, tokenizer))
 
@@ -112,13 +115,14 @@ def resolve_device(device: str) -> torch.device:
         ) from error
 
 
-def _merge_adapter(model: Any, adapter: Path) -> Any:
+def _put_on(model: Any, adapter: Path, merge: bool) -> Any:
     from peft import PeftModel
 
     with warnings.catch_warnings():
         # PEFT would go on without the adapter's weights, as the base alone.
         warnings.filterwarnings("error", message="Found missing adapter keys")
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        both = PeftModel.from_pretrained(model, adapter)
+        return both.merge_and_unload() if merge else both
 
 
 def _stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -83,13 +83,13 @@ class ProblemGradients:
         return total_K
 
 
-def sum_gradients(folder: Path, split: Split, weights: Mapping[str, Mapping[int, float]]) -> ProblemGradients:
+def sum_gradients(folder: Path, split: Split, weights: Mapping[str, Mapping[Any, float]]) -> ProblemGradients:
     """Add up one split's sketches, a shard at a time.
 
     Args:
         folder: The sketch shards.
         split: Which split.
-        weights: Each live rollout's weight, by problem and rollout number.
+        weights: Each row's weight, by problem and rollout number; None is the number of a problem's own row.
 
     Raises:
         RunDirectoryError: A live rollout has no sketch.
@@ -135,7 +135,7 @@ def score_problems(
     return pa.Table.from_pylist(_rank(rows), schema=SCORES_SCHEMA)
 
 
-def _add_shard(sums: ProblemGradients, shard: pa.Table, weights: Mapping[str, Mapping[int, float]]) -> None:
+def _add_shard(sums: ProblemGradients, shard: pa.Table, weights: Mapping[str, Mapping[Any, float]]) -> None:
     unit = shard["sketch"].combine_chunks().flatten().to_numpy().reshape(len(shard), -1).astype(np.float32)
     ids, rollouts, norms, directional = (shard[name].to_pylist() for name in SKETCH_COLUMNS[:-1])
     for row, (problem_id, rollout) in enumerate(zip(ids, rollouts, strict=True)):
@@ -159,6 +159,8 @@ def _reward_statistics(group: Group) -> dict[str, float | int | None]:
 def _alignment(
     problem_id: str, pool: ProblemGradients, validation_K: Float[np.ndarray, " K"], validation_norm: float
 ) -> Row:
+    if problem_id not in pool.sketches:  # its row would have been zero
+        return {"status": "no_gradient"}
     sketch, dot = pool.sketches[problem_id], pool.dots[problem_id]
     norm = float(np.linalg.norm(sketch))
     if norm <= STORAGE_ERROR * pool.lengths[problem_id]:

@@ -1,7 +1,7 @@
 """Two kernels for one linear map: from a module's inputs and output gradients to K buckets.
 
 The weight gradient of a rollout is ``G = sum_t d_t a_t^T``, and a bucket holds the sum of an
-anti-diagonal ``o + i = const`` of the signed G, modulo K. Both kernels return these sums for each
+anti-diagonal ``o + i = const`` of the signed G, modulo n. Both kernels return these sums for each
 row of a batch, counted from the module's own first bucket, and they test each other:
 
 - `Fft` never forms G. Sums over the anti-diagonals of an outer product are a convolution, so it
@@ -21,14 +21,12 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from gradcurate.sketches.projection import ModuleProjection
+from gradcurate.sketches.projection import ModuleProjection, fast_size
 
 KernelName = Literal["fft", "outer"]
 
 TOKENS_PER_BLOCK = 256
 """Keeps a block's transforms in cache: four times as many tokens took twice as long (dev/LOG.md)."""
-
-SIZE_STEP = 16
 
 
 class Kernel(ABC):
@@ -41,7 +39,7 @@ class Kernel(ABC):
         inputs: Float[Tensor, "B T I"],
         output_grads: Sequence[Float[Tensor, "B T _"]],
     ) -> Float[Tensor, "B n"]:
-        """Return the module's n buckets, at most K, for each row of a batch.
+        """Return the module's buckets, n or fewer, for each row of a batch.
 
         Args:
             projection: S on this module.
@@ -61,10 +59,9 @@ class Outer(Kernel):
         output_grads: Sequence[Float[Tensor, "B T _"]],
     ) -> Float[Tensor, "B n"]:
         """Form each row's G, and add its anti-diagonals."""
-        left = torch.cat(list(output_grads), dim=-1).float() * projection.output_signs
-        right = inputs.float() * projection.input_signs
-        sums = [_antidiagonal_sums(d.T @ a) for d, a in zip(left, right, strict=True)]
-        return _fold(torch.stack(sums), projection.dim)
+        left = torch.cat(list(output_grads), dim=-1).float()
+        rows = zip(left, inputs.float(), strict=True)
+        return torch.stack([formed_buckets(projection, d.T @ a) for d, a in rows])
 
 
 @final
@@ -118,6 +115,12 @@ class Fft(Kernel):
 KERNELS: dict[KernelName, type[Fft] | type[Outer]] = {"fft": Fft, "outer": Outer}
 
 
+def formed_buckets(projection: ModuleProjection, gradient: Float[Tensor, "O I"]) -> Float[Tensor, " n"]:
+    """Return the buckets of a weight gradient that is at hand."""
+    signed = gradient.float() * projection.output_signs[:, None] * projection.input_signs
+    return _fold(_antidiagonal_sums(signed), projection.buckets)
+
+
 def add_buckets(sketches: Float[Tensor, "B K"], buckets: Float[Tensor, "B n"], offset: int) -> None:
     """Add a module's buckets to the sketches, the first of them at ``offset``, modulo K."""
     before_end = min(buckets.shape[1], sketches.shape[1] - offset)
@@ -126,13 +129,9 @@ def add_buckets(sketches: Float[Tensor, "B K"], buckets: Float[Tensor, "B n"], o
 
 
 def transform_size(projection: ModuleProjection) -> int:
-    """Return the number of points that a module's transforms need: O + I - 1 or a little more, at most K.
-
-    FFTs are fast for sizes without prime factors above 5.
-    """
+    """Return the number of points that a module's transforms need: O + I - 1 or a little more, at most n."""
     needed = len(projection.output_signs) + len(projection.input_signs) - 1
-    candidates = range(-(-needed // SIZE_STEP) * SIZE_STEP, projection.dim, SIZE_STEP)
-    return next((size for size in candidates if _is_smooth(size)), projection.dim)
+    return fast_size(needed, projection.buckets)
 
 
 def _pieces(start: int, stop: int, tokens: int) -> Iterator[tuple[int, int, int]]:
@@ -173,13 +172,6 @@ def _fold(rows: Float[Tensor, "*T width"], size: int) -> Float[Tensor, "*T folde
     for part in others:
         first[..., : part.shape[-1]] += part
     return first
-
-
-def _is_smooth(size: int) -> bool:
-    for prime in (2, 3, 5):
-        while size % prime == 0:
-            size //= prime
-    return size == 1
 
 
 def _antidiagonal_sums(grad: Float[Tensor, "O I"]) -> Float[Tensor, " O+I-1"]:

@@ -1,17 +1,19 @@
 """The exact policy gradient by plain autograd on the weights: slow, and true by construction.
 
-It shares nothing with the sketching path but the list of linear modules: one rollout at a time,
+It shares nothing with the sketching path but the list of weights: one rollout at a time,
 no padding, all logits, `torch.autograd`. `gradcurate verify` and the tests compare against it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from gradcurate.sketches.direction import Direction, norm
+from gradcurate.sketches.discovery import head_name
 from gradcurate.sketches.modules import GradientSpace
 
 WeightedRollout = tuple[Sequence[int], Sequence[int], float]
@@ -21,20 +23,16 @@ WeightedRollout = tuple[Sequence[int], Sequence[int], float]
 def exact_gradient(
     model: Any, space: GradientSpace, rollouts: Iterable[WeightedRollout], temperature: float = 1.0
 ) -> Direction:
-    """Return ``sum_i w[i] grad log pi(rollout i)`` over the linear modules' weights, in float32."""
-    weights = {name: model.get_submodule(name).weight for name in space.linear_names}
-    model.requires_grad_(False)
-    sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
-    for weight in weights.values():
-        weight.requires_grad_(True).grad = None
-    try:
-        for prompt, completion, weight in rollouts:
-            torch.autograd.backward(weight * _logprob(model, prompt, completion, temperature))
+    """Return ``sum_i w[i] grad log pi(rollout i)`` over the space's weights, in float32."""
+    with _asking_for_gradients(model, space) as weights:
+        sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
+        for prompt, completion, factor in rollouts:
+            torch.autograd.backward(factor * _logprob(model, prompt, completion, temperature))
             _move_gradients(weights, sums)
-        return {fused.name: torch.cat([sums[name] for name in fused.members]) for fused in space.modules}
-    finally:
-        model.requires_grad_(False)
-        model.zero_grad(set_to_none=True)
+    return {
+        fused.name: torch.cat([m.to_matrix(sums[m.parameter]) for m in fused.members])
+        for fused in space.modules
+    }
 
 
 def inner_product(left: Direction, right: Direction) -> float:
@@ -45,6 +43,26 @@ def inner_product(left: Direction, right: Direction) -> float:
 def cosine(left: Direction, right: Direction) -> float:
     """Return the cosine of the angle between two gradients."""
     return inner_product(left, right) / (norm(left) * norm(right))
+
+
+@contextmanager
+def _asking_for_gradients(model: Any, space: GradientSpace) -> Iterator[dict[str, nn.Parameter]]:
+    """Unfreeze the space's weights; an output layer in it is parted from embeddings that it is tied to."""
+    model.requires_grad_(False)
+    head, name = model.get_output_embeddings(), f"{head_name(model)}.weight"
+    tied = head.weight if name in {member.parameter for member in space.members} else None
+    if tied is not None:
+        head.weight = nn.Parameter(tied.detach())
+    weights = {m.parameter: model.get_parameter(m.parameter) for m in space.members}
+    for weight in weights.values():
+        weight.requires_grad_(True).grad = None
+    try:
+        yield weights
+    finally:
+        if tied is not None:
+            head.weight = tied
+        model.requires_grad_(False)
+        model.zero_grad(set_to_none=True)
 
 
 def _logprob(model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The sketches' schema: one row a rollout.
+"""The sketches' schema: one row a rollout, or one a problem, whose ``rollout`` is then null.
 
 The sketch is stored with unit norm in float16 and its norm beside it in float32, so that long and
 short gradients are kept equally well.
@@ -12,10 +12,12 @@ def sketches_schema(dim: int) -> pa.Schema:
     return pa.schema(
         [
             pa.field("problem_id", pa.string(), nullable=False),
-            pa.field("rollout", pa.int32(), nullable=False),
+            pa.field("rollout", pa.int32()),
             pa.field("split", pa.string(), nullable=False),
             pa.field("response_tokens", pa.int32(), nullable=False),
             pa.field("logprob", pa.float64(), nullable=False),
+            pa.field("logprob_kl", pa.float64()),
+            pa.field("logprob_gap", pa.float64()),
             pa.field("norm", pa.float32(), nullable=False),
             pa.field("directional", pa.float64()),
             pa.field("sketch", pa.list_(pa.float16(), dim), nullable=False),

@@ -1,60 +1,120 @@
-"""From a batch of rollouts to one sketch per rollout: the gradient pass.
+"""From a batch of rollouts to one sketch per row: the gradient pass.
 
-A `Sketcher` holds what does not change over a run. `sketch_batch` runs one forward and backward
-pass and, while each module's inputs and output gradients pass by, adds them to the sketches and,
-where asked, to the validation direction or to the derivatives along it.
+A `Sketcher` holds what does not change over a run. `sketch_batch` runs forward and backward and,
+while each module's gradients pass by, adds them to the sketches and, where asked, to the
+validation direction or to the derivatives along it.
+
+A batch that does not fit in memory is cut in half, and so is every later one of its size. Rows do
+not interact, so this changes no result beyond rounding.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradcurate.errors import OutOfMemoryError, first_line
 from gradcurate.sketches.collector import collecting
-from gradcurate.sketches.direction import Direction, directional_derivatives, weighted_gradient
+from gradcurate.sketches.direction import Direction
+from gradcurate.sketches.discovery import find_gradient_space, head_name
+from gradcurate.sketches.gradients import ModuleGradients
 from gradcurate.sketches.kernels import KERNELS, Kernel, KernelName, add_buckets
-from gradcurate.sketches.modules import FusedModule, GradientSpace, find_gradient_space
-from gradcurate.sketches.projection import ModuleProjection, Projection, project_module
-from gradcurate.sketches.score_function import TokenBatch, backward_score_functions
+from gradcurate.sketches.modules import FusedModule, GradientSpace
+from gradcurate.sketches.projection import ModuleProjection, Projection, project_space
+from gradcurate.sketches.score_function import backward_score_functions, logits_are_of_head
+from gradcurate.sketches.token_batch import TokenBatch
+
+
+@final
+@dataclass
+class Budget:
+    """The largest batch that memory is known not to hold, in padded tokens."""
+
+    too_many_tokens: float = float("inf")
 
 
 @dataclass(frozen=True)
 class Sketcher:
-    """A frozen model, its gradient space, the map S into K buckets over it, and how rollouts were sampled."""
+    """A frozen model, its gradient space, the map S into K buckets over it, and how rollouts were sampled.
+
+    Attributes:
+        chunked_head: The logits are those of the output layer, unchanged.
+        single_rows: Rows must pass one at a time: autograd forms a gradient of theirs, or the output
+            layer, which reads positions without their rows, is in the space.
+        budget: Learnt on the way.
+    """
 
     model: Any
     space: GradientSpace
-    dim: int
+    projection: Projection
     projections: dict[str, ModuleProjection]
     kernel: Kernel
     temperature: float
+    chunked_head: bool
+    single_rows: bool
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(frozen=True)
 class BatchGradients:
-    """What a gradient pass leaves of each rollout of a batch.
+    """What a gradient pass leaves of a batch.
 
     Attributes:
-        logprobs: The completion's log-probability, summed over its tokens.
-        sketches: S applied to the score function, float32.
+        token_logprobs: The log-probability of each predicted token.
+        logprobs: Their sums over each row.
+        sketches: S applied to each row's score function, float32.
         directional: ``<g, v>`` in float64, or None where no direction was given.
     """
 
+    token_logprobs: Float[Tensor, " N"]
     logprobs: Float[Tensor, " B"]
     sketches: Float[Tensor, "B K"]
     directional: Float[Tensor, " B"] | None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is computed besides sketches."""
+
+    along: Direction | None
+    onto: Direction | None
+    weights: Float[Tensor, " B"] | None
+
+    def of_rows(self, start: int, stop: int) -> "_Wanted":
+        return replace(self, weights=None if self.weights is None else self.weights[start:stop])
+
+
 def build_sketcher(
-    model: Any, projection: Projection, kernel: KernelName = "fft", temperature: float = 1.0
+    model: Any,
+    projection: Projection,
+    kernel: KernelName = "fft",
+    temperature: float = 1.0,
+    modules: Sequence[str] = (),
 ) -> Sketcher:
-    """Freeze the model and draw S over its gradient space."""
+    """Freeze the model and draw S over its gradient space, narrowed by patterns of module names."""
     model.requires_grad_(False)
-    space = find_gradient_space(model)
-    projections = {m.name: project_module(projection, m, model.device) for m in space.modules}
-    return Sketcher(model, space, projection.dim, projections, KERNELS[kernel](), temperature)
+    space = find_gradient_space(model, modules)
+    head = head_name(model)
+    return Sketcher(
+        model=model,
+        space=space,
+        projection=projection,
+        projections=project_space(projection, space, model.device),
+        kernel=KERNELS[kernel](),
+        temperature=temperature,
+        chunked_head=logits_are_of_head(model),
+        single_rows=space.by_autograd or any(f"{m.module}.".startswith(f"{head}.") for m in space.members),
+    )
+
+
+def with_seed(sketcher: Sketcher, seed: int) -> Sketcher:
+    """Return the sketcher with S drawn from another seed."""
+    projection = replace(sketcher.projection, seed=seed)
+    projections = project_space(projection, sketcher.space, sketcher.model.device)
+    return replace(sketcher, projection=projection, projections=projections)
 
 
 def sketch_batch(
@@ -65,27 +125,83 @@ def sketch_batch(
     onto: Direction | None = None,
     weights: Float[Tensor, " B"] | None = None,
 ) -> BatchGradients:
-    """Sketch every rollout of a batch.
+    """Sketch every row of a batch.
 
     Args:
         sketcher: Model and projection.
-        batch: The rollouts' tokens.
-        along: A direction v whose ``<g, v>`` is wanted for each rollout.
+        batch: The rows' tokens.
+        along: A direction v whose ``<g, v>`` is wanted for each row.
         onto: A direction to which ``sum_b weights[b] g[b]`` is added in place.
         weights: The weights of ``onto``.
+
+    Raises:
+        OutOfMemoryError: A single row does not fit.
     """
+    return _sketch(sketcher, batch, _Wanted(along, onto, weights), frozenset())
+
+
+def _sketch(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, summed: frozenset[str]) -> BatchGradients:
+    """Sketch at once, or in halves; ``summed`` names modules that are in the direction already."""
+    budget, rows = sketcher.budget, len(batch.lengths)
+    if rows > 1 and (sketcher.single_rows or batch.padded_tokens >= budget.too_many_tokens):
+        return _sketch_halves(sketcher, batch, wanted, summed)
+    finished = set(summed)
+    try:
+        return _pass(sketcher, batch, wanted, finished)
+    except RuntimeError as error:  # torch has no other class for it on a CPU
+        if not _is_out_of_memory(error):
+            raise
+        if rows == 1:
+            raise OutOfMemoryError(
+                f"A rollout of {batch.padded_tokens} tokens must fit in memory with its activations",
+                f"it does not: {first_line(error)}",
+                "Use --dtype bfloat16, a device with more memory, or a shorter --max-tokens.",
+            ) from error
+    budget.too_many_tokens = min(budget.too_many_tokens, batch.padded_tokens)
+    if batch.input_ids.is_cuda:
+        torch.cuda.empty_cache()
+    return _sketch_halves(sketcher, batch, wanted, frozenset(finished))
+
+
+def _sketch_halves(
+    sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, summed: frozenset[str]
+) -> BatchGradients:
+    rows = len(batch.lengths)
+    parts = [
+        _sketch(sketcher, batch.slice(start, stop), wanted.of_rows(start, stop), summed)
+        for start, stop in ((0, rows // 2), (rows // 2, rows))
+    ]
+    directional = [part.directional for part in parts if part.directional is not None]
+    return BatchGradients(
+        token_logprobs=torch.cat([part.token_logprobs for part in parts]),
+        logprobs=torch.cat([part.logprobs for part in parts]),
+        sketches=torch.cat([part.sketches for part in parts]),
+        directional=torch.cat(directional) if directional else None,
+    )
+
+
+def _pass(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, finished: set[str]) -> BatchGradients:
+    """Run forward and backward once; note in ``finished`` which modules are in the direction."""
     rows, device = len(batch.lengths), batch.input_ids.device
-    sketches = torch.zeros(rows, sketcher.dim, device=device)
+    sketches = torch.zeros(rows, sketcher.projection.dim, device=device)
     directional = torch.zeros(rows, dtype=torch.float64, device=device)
+    summed = frozenset(finished)
 
-    def consume(fused: FusedModule, inputs: Tensor, grads: list[Tensor]) -> None:
+    def consume(fused: FusedModule, gradients: ModuleGradients) -> None:
         projection = sketcher.projections[fused.name]
-        add_buckets(sketches, sketcher.kernel.buckets(projection, inputs, grads), projection.offset)
-        if along is not None:
-            directional.add_(directional_derivatives(along[fused.name], inputs, grads))
-        if onto is not None and weights is not None:
-            onto[fused.name] += weighted_gradient(inputs, grads, weights)
+        add_buckets(sketches, gradients.buckets(sketcher.kernel, projection), projection.offset)
+        if wanted.along is not None:
+            directional.add_(gradients.along(wanted.along[fused.name]))
+        if wanted.onto is not None and wanted.weights is not None and fused.name not in summed:
+            wanted.onto[fused.name] += gradients.weighted(wanted.weights)
+            finished.add(fused.name)
 
-    with collecting(sketcher.model, sketcher.space, consume):
-        logprobs = backward_score_functions(sketcher.model, batch, sketcher.temperature)
-    return BatchGradients(logprobs, sketches, directional if along is not None else None)
+    model = sketcher.model
+    with collecting(model, sketcher.space, consume):
+        found = backward_score_functions(model, batch, sketcher.temperature, sketcher.chunked_head)
+    logprobs = torch.zeros(rows, device=device).index_add_(0, batch.rows, found)
+    return BatchGradients(found, logprobs, sketches, directional if wanted.along is not None else None)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

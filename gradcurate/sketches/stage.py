@@ -1,19 +1,24 @@
-"""The sketch stage: live rollouts in, one shard of sketches per batch out.
+"""The sketch stage: live rows in, one shard of sketches per batch out.
 
 The validation split goes first, in the order of its batches: its weighted gradients add up to the
 exact direction, which the pool's rollouts are then differentiated along. Between batches the sum
 so far is kept in ``validation/partial.safetensors``, with the number of batches in it; a run that
 was killed goes on from there. Saving it is rationed, so that a large model does not spend its time
 on writing; batches after the last save are run once more for the sum, and their shards are kept.
+
+Every batch is checked: gradients finite and not zero, log-probabilities those of the sampler. A
+few rows in the middle of the pool are sketched with a second seed as well, into
+``validation/second_seed.parquet``: the difference is the error that sketching makes.
 """
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +27,22 @@ from torch import Tensor
 
 from gradcurate.errors import NumericalError
 from gradcurate.progress import Progress, Task
+from gradcurate.sketches.diagnosis import first_not_finite
 from gradcurate.sketches.direction import Direction, load_direction, norm, save_direction, zero_direction
 from gradcurate.sketches.direction_record import DirectionRecord, read_record
-from gradcurate.sketches.live_rollouts import LiveRollout
+from gradcurate.sketches.live_rollouts import LiveGroup, LiveRollout, LiveRow
+from gradcurate.sketches.mismatch import require_agreement, row_mismatches
+from gradcurate.sketches.prompt_sharing import require_window
 from gradcurate.sketches.rows import sketches_schema
-from gradcurate.sketches.score_function import TokenBatch, pad_rollouts
-from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch
+from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch, with_seed
+from gradcurate.sketches.token_batch import TokenBatch, pack_groups, pad_rollouts
 from gradcurate.store.atomic import replacing
 from gradcurate.store.run_directory import require_equal_fingerprints
 from gradcurate.store.tables import Fingerprint, shard_paths, write_table
 
-Batch = tuple[LiveRollout, ...]
+Batch = tuple[LiveRow, ...]
 SHARE_OF_TIME_SAVING = 0.2
+SECOND_SEED_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,19 @@ class SketchStage:
         folder: Where shards go.
         direction: Where the validation direction goes.
         fingerprint: What the shards depend on.
+        mismatch_limit: The largest divergence from the sampler that a batch may have.
     """
 
     sketcher: Callable[[], Sketcher]
     folder: Path
     direction: Path
     fingerprint: Fingerprint
+    mismatch_limit: float = float("inf")
+
+    @property
+    def second_seed(self) -> Path:
+        """Return where sketches of another seed go."""
+        return self.direction.with_name("second_seed.parquet")
 
     @property
     def partial(self) -> Path:
@@ -96,11 +112,11 @@ def run_validation_sketches(stage: SketchStage, batches: Sequence[Batch], progre
             owed = not shard_path(stage.folder, batch).exists()
             if number < summed and not owed:
                 continue
-            tokens = _pad(batch, sketcher)
+            tokens = lay_out(batch, sketcher.model)
             weights = torch.tensor([r.weight for r in batch], device=tokens.input_ids.device)
             onto = direction if number >= summed else None
             gradients = sketch_batch(sketcher, tokens, onto=onto, weights=weights.float())
-            table = _table(batch, gradients)
+            table = _table(stage, batch, gradients)
             saver.save_in_time(max(number + 1, summed))
             if owed:
                 write_table(shard_path(stage.folder, batch), table, "sketches", stage.fingerprint)
@@ -112,15 +128,28 @@ def run_pool_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Pr
     """Sketch the pool, with each rollout's exact derivative along the validation direction."""
     owed = [batch for batch in batches if not shard_path(stage.folder, batch).exists()]
     with _task(stage, batches, "sketch pool", progress) as task:
-        if not owed:
+        if not owed and stage.second_seed.exists():
             return
         sketcher = stage.sketcher()
         direction = load_direction(stage.direction, sketcher.space, sketcher.model.device)
         for batch in owed:
-            gradients = sketch_batch(sketcher, _pad(batch, sketcher), along=direction)
-            table = _table(batch, gradients)
+            gradients = sketch_batch(sketcher, lay_out(batch, sketcher.model), along=direction)
+            table = _table(stage, batch, gradients)
             write_table(shard_path(stage.folder, batch), table, "sketches", stage.fingerprint)
             task.advance(len(batch), tokens=sum(r.tokens for r in batch))
+        _sketch_again(stage, sketcher, batches)
+
+
+def _sketch_again(stage: SketchStage, sketcher: Sketcher, batches: Sequence[Batch]) -> None:
+    """Sketch the middle of the pool, from which lengths go either way, with another seed."""
+    middle = batches[len(batches) // 2 :]
+    sizes = itertools.accumulate((len(batch) for batch in middle), initial=0)
+    sample = [batch for batch, before in zip(middle, sizes, strict=False) if before < SECOND_SEED_ROWS]
+    if not sample:
+        return
+    other = with_seed(sketcher, sketcher.projection.seed + 1)
+    tables = [_table(stage, b, sketch_batch(other, lay_out(b, sketcher.model))) for b in sample]
+    write_table(stage.second_seed, pa.concat_tables(tables), "sketches", stage.fingerprint)
 
 
 @final
@@ -169,21 +198,38 @@ def _task(
     return progress.task(name, total=sum(map(len, batches)), done=done, unit="rollouts")
 
 
-def _pad(batch: Batch, sketcher: Sketcher) -> TokenBatch:
-    return pad_rollouts([r.prompt for r in batch], [r.completion for r in batch], sketcher.model.device)
+def lay_out(batch: Batch, model: Any) -> TokenBatch:
+    """Return the tokens of a batch of rollouts, or of groups with their prompts shared."""
+    rollouts = [row for row in batch if isinstance(row, LiveRollout)]
+    if rollouts:
+        return pad_rollouts([r.prompt for r in rollouts], [r.completion for r in rollouts], model.device)
+    groups = [row.rollouts for row in batch if isinstance(row, LiveGroup)]
+    tokens = pack_groups(
+        [group[0].prompt for group in groups],
+        [[r.completion for r in group] for group in groups],
+        [[r.weight for r in group] for group in groups],
+        model.device,
+        model.dtype,
+    )
+    require_window(model, tokens)
+    return tokens
 
 
-def _table(batch: Batch, gradients: BatchGradients) -> pa.Table:
+def _table(stage: SketchStage, batch: Batch, gradients: BatchGradients) -> pa.Table:
     norms = gradients.sketches.norm(dim=1)
-    _require_finite(batch, norms)
+    _require_finite(stage, batch, norms)
+    mismatches = row_mismatches(batch, gradients.token_logprobs.cpu().numpy())
+    require_agreement(batch, mismatches, stage.mismatch_limit)
     unit = (gradients.sketches / norms[:, None]).half().cpu().numpy()
     directional = gradients.directional
     columns = {
         "problem_id": [r.problem_id for r in batch],
         "rollout": [r.rollout for r in batch],
         "split": [r.split for r in batch],
-        "response_tokens": [len(r.completion) for r in batch],
+        "response_tokens": [r.response_tokens for r in batch],
         "logprob": gradients.logprobs.double().cpu().numpy(),
+        "logprob_kl": [found and found[0] for found in mismatches],
+        "logprob_gap": [found and found[1] for found in mismatches],
         "norm": norms.cpu().numpy(),
         "directional": [None] * len(batch) if directional is None else directional.cpu().numpy(),
         "sketch": pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), unit.shape[1]),
@@ -192,12 +238,15 @@ def _table(batch: Batch, gradients: BatchGradients) -> pa.Table:
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def _require_finite(batch: Batch, norms: Tensor) -> None:
+def _require_finite(stage: SketchStage, batch: Batch, norms: Tensor) -> None:
     bad = np.flatnonzero(~(np.isfinite(norms.cpu().numpy()) & (norms.cpu().numpy() > 0)))
     if len(bad):
-        first = batch[bad[0]]
+        first, sketcher = batch[bad[0]], stage.sketcher()
+        cause = first_not_finite(sketcher, lay_out((first,), sketcher.model))
+        rollout = "the row" if first.rollout is None else f"rollout {first.rollout}"
         raise NumericalError(
             "Every gradient must be finite and not zero",
-            f"rollout {first.rollout} of problem {first.problem_id} has norm {norms[bad[0]].item()}",
+            f"{rollout} of problem {first.problem_id} has norm {norms[bad[0]].item()}"
+            + (f", and {cause} is not finite" if cause else ""),
             "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not.",
         )

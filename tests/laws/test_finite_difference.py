@@ -45,8 +45,8 @@ def moved(sketcher, direction, step):
     model = copy.deepcopy(sketcher.model)
     for fused in sketcher.space.modules:
         parts = direction[fused.name].split(list(fused.member_features))
-        for name, part in zip(fused.members, parts, strict=True):
-            model.get_submodule(name).weight += step * part
+        for member, part in zip(fused.members, parts, strict=True):
+            model.get_parameter(member.parameter).add_(member.to_weight(part), alpha=step)
     return model
 
 

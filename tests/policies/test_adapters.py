@@ -5,16 +5,23 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from gradcurate.errors import PolicyError
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.policy import context_tokens, load_policy, load_tokenizer
+from gradcurate.sketches.discovery import find_gradient_space
+from gradcurate.sketches.projection import Projection
+from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
+from sketches.reference import as_batch, exact, random_rollouts, relative_error, sketch_gradient
 
 # transformers 5 warns of a name that PEFT still uses.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers. to .True.:UserWarning"),
+]
 
 IDS = torch.arange(10, 30)[None]
 
@@ -43,9 +50,9 @@ def copy(adapter, tmp_path):
     return edit
 
 
-def load(folder):
+def load(folder, use="own"):
     found = find_checkpoint(str(folder))
-    return load_policy(found, load_tokenizer(found), "float32", "cpu")
+    return load_policy(found, load_tokenizer(found), "float32", "cpu", use)
 
 
 def refusal(action, *arguments):
@@ -55,19 +62,67 @@ def refusal(action, *arguments):
 
 
 @torch.no_grad()
-def test_it_answers_as_peft_does_and_not_as_its_base(checkpoint, adapter):
+@pytest.mark.parametrize("use", ["own", "merged"])
+def test_it_answers_as_peft_does_and_not_as_its_base(checkpoint, adapter, use):
     base = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
     base_logits = base(IDS).logits
     expected = PeftModel.from_pretrained(base, adapter).eval()(IDS).logits
-    policy = load(adapter)
+    policy = load(adapter, use)
     torch.testing.assert_close(policy.model(IDS).logits, expected, atol=1e-5, rtol=0)
     assert (expected - base_logits).abs().max() > 0.1
 
 
-def test_it_is_one_plain_frozen_model(checkpoint, adapter):
-    merged, base = load(adapter).model, load(checkpoint).model
+def test_merged_it_is_one_plain_frozen_model(checkpoint, adapter):
+    merged, base = load(adapter, "merged").model, load(checkpoint).model
     assert [name for name, _ in merged.named_parameters()] == [name for name, _ in base.named_parameters()]
     assert not any(parameter.requires_grad for parameter in merged.parameters())
+
+
+def test_its_gradient_space_is_its_own_matrices(adapter):
+    model = load(adapter).model
+    space = find_gradient_space(model)
+    named = {member.parameter for member in space.members}
+    assert named == {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert len(named) == 2 * 2 * 2  # two modules in two layers, A and B
+    assert not space.by_autograd
+    of_merged = find_gradient_space(load(adapter, "merged").model)
+    assert "model.layers.0.mlp.gate_proj+up_proj" in {fused.name for fused in of_merged.modules}
+
+
+ADAPTERS = {
+    "LoRA": LoraConfig(
+        r=4, target_modules=["q_proj", "k_proj", "up_proj", "gate_proj"], init_lora_weights=False
+    ),
+    "rank-stabilised": LoraConfig(r=4, use_rslora=True, target_modules="all-linear", init_lora_weights=False),
+    "DoRA": LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "down_proj"], init_lora_weights=False),
+    "output layer": LoraConfig(r=4, target_modules=["v_proj", "lm_head"], init_lora_weights=False),
+    "saved modules": LoraConfig(
+        r=4, target_modules=["v_proj"], modules_to_save=["lm_head"], init_lora_weights=False
+    ),
+    "LoHa": LoHaConfig(r=4, target_modules=["q_proj", "down_proj"], init_weights=False),
+}
+
+
+@pytest.mark.parametrize("config", ADAPTERS.values(), ids=ADAPTERS)
+def test_its_gradients_are_those_of_autograd(checkpoint, tmp_path, config):
+    torch.manual_seed(1)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), config).save_pretrained(tmp_path)
+    sketcher = build_sketcher(load(tmp_path).model, Projection(256))
+    rollouts = random_rollouts(4)
+    found = sketch_batch(sketcher, as_batch(rollouts)).sketches
+    for row, rollout in enumerate(rollouts):
+        expected = sketch_gradient(sketcher, exact(sketcher, [rollout]))
+        assert relative_error(found[row], expected) < 1e-5
+        assert relative_error(found[row - 1], expected) > 0.1
+
+
+def test_matrices_of_one_input_are_one_module(checkpoint, tmp_path):
+    lora = ADAPTERS["LoRA"]
+    get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), lora).save_pretrained(tmp_path)
+    names = [fused.name for fused in find_gradient_space(load(tmp_path).model).modules[:3]]
+    start = "base_model.model.model.layers.0.self_attn"
+    assert names[0] == f"{start}.q_proj.lora_A.default+{start}.k_proj.lora_A.default"
+    assert names[1:] == [f"{start}.q_proj.lora_B.default", f"{start}.k_proj.lora_B.default"]
 
 
 def test_tokenizer_and_context_are_the_base_s_unless_it_has_its_own(checkpoint, adapter, copy):

@@ -28,6 +28,8 @@ def write_shard(folder, name, rows):
         "split": [name.partition("-")[0]] * len(rows),
         "response_tokens": [1] * len(rows),
         "logprob": [-1.0] * len(rows),
+        "logprob_kl": [0.0] * len(rows),
+        "logprob_gap": [0.0] * len(rows),
         "norm": norms,
         "directional": [row[3] for row in rows],
         "sketch": pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), DIM),

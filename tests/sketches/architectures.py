@@ -27,19 +27,27 @@ SPECIFIC = {
 MODULES = {"Gemma3": "gemma3", "Qwen3Moe": "qwen3_moe", "GPTNeoX": "gpt_neox"}
 
 
-def tiny_model(architecture, seed=0):
+def tiny_model(architecture, seed=0, **shape):
     """A random causal language model, by the prefix of its class name."""
     package = importlib.import_module(
         f"transformers.models.{MODULES.get(architecture, architecture.lower())}"
     )
     config_name = "Gemma3TextConfig" if architecture == "Gemma3" else f"{architecture}Config"
     torch.manual_seed(seed)
-    config = getattr(package, config_name)(**SHAPE, **SPECIFIC.get(architecture, {}))
+    config = getattr(package, config_name)(**{**SHAPE, **SPECIFIC.get(architecture, {}), **shape})
     return getattr(package, f"{architecture}ForCausalLM")(config).eval()
 
 
-def tiny_gpt2():
+def tiny_gpt2(width=16):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    shape = {"vocab_size": 101, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    shape = {"vocab_size": 101, "n_embd": width, "n_layer": 2, "n_head": 2, "n_positions": 64}
     return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=1, eos_token_id=1)).eval()
+
+
+def tiny_opt(width=16):
+    from transformers import OPTConfig, OPTForCausalLM
+
+    shape = {"vocab_size": 101, "hidden_size": width, "ffn_dim": width, "num_hidden_layers": 1}
+    config = OPTConfig(**shape, num_attention_heads=2, word_embed_proj_dim=width, max_position_embeddings=64)
+    return OPTForCausalLM(config).eval()

@@ -5,7 +5,7 @@ import torch
 
 from gradcurate.sketches.live_rollouts import LiveRollout
 from gradcurate.sketches.oracle import exact_gradient
-from gradcurate.sketches.score_function import pad_rollouts
+from gradcurate.sketches.token_batch import pad_rollouts
 
 VOCABULARY = 101  # of tiny_models
 
@@ -40,9 +40,10 @@ def exact(sketcher, rollouts, weights=None, temperature=None):
 
 
 def sketch_by_definition(projection, matrix):
-    """Entry (o, i), times s1(o) s2(i), into bucket (offset + o + i) mod K; in float64."""
+    """Entry (o, i), times s1(o) s2(i), into bucket (offset + (o + i) mod n) mod K; in float64."""
     outputs, inputs = matrix.shape
-    buckets = (projection.offset + torch.arange(outputs)[:, None] + torch.arange(inputs)) % projection.dim
+    own = (torch.arange(outputs)[:, None] + torch.arange(inputs)) % projection.buckets
+    buckets = (projection.offset + own) % projection.dim
     signed = projection.output_signs[:, None] * projection.input_signs * matrix.double()
     sums = torch.zeros(projection.dim, dtype=torch.float64)
     return sums.index_add_(0, buckets.flatten(), signed.flatten())

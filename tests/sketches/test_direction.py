@@ -5,15 +5,13 @@ import torch
 from safetensors import safe_open
 
 from gradcurate.sketches.direction import (
-    directional_derivatives,
     load_direction,
     norm,
     save_direction,
-    weighted_gradient,
     zero_direction,
 )
 from gradcurate.sketches.direction_record import DirectionRecord, read_record
-from gradcurate.sketches.modules import find_gradient_space
+from gradcurate.sketches.discovery import find_gradient_space
 from tiny_models import tiny_llama
 
 CPU = torch.device("cpu")
@@ -51,7 +49,7 @@ def test_the_file_has_the_weights_own_names_and_shapes(model, space, direction, 
     save_direction(direction, space, tmp_path / "direction.safetensors", DirectionRecord(1.0, 1, {}))
     weights = dict(model.named_parameters())
     with safe_open(tmp_path / "direction.safetensors", framework="pt") as file:
-        assert set(file.keys()) == {f"{name}.weight" for name in space.linear_names}
+        assert set(file.keys()) == {member.parameter for member in space.members}
         for name in file.keys():  # noqa: SIM118 (not a dict)
             assert file.get_tensor(name).shape == weights[name].shape
 
@@ -59,18 +57,3 @@ def test_the_file_has_the_weights_own_names_and_shapes(model, space, direction, 
 def test_norm_is_that_of_all_weights_together(direction):
     flat = torch.cat([matrix.flatten() for matrix in direction.values()]).double()
     assert norm(direction) == pytest.approx(flat.norm().item(), rel=1e-12)
-
-
-def test_derivatives_and_weighted_gradients_are_two_sides_of_one_sum():
-    """sum_b w[b] <G[b], V> = <sum_b w[b] G[b], V>, with every G formed by hand."""
-    generator = torch.Generator().manual_seed(1)
-    inputs, stacked = (torch.randn(3, 7, n, generator=generator) for n in (5, 11))
-    grads = stacked.split([4, 7], dim=2)  # one member is narrower than the input, one wider
-    matrix, weights = torch.randn(11, 5, generator=generator), torch.tensor([0.5, -2.0, 1.0])
-    formed = torch.einsum("bto,bti->boi", stacked.double(), inputs.double())
-    derivatives = directional_derivatives(matrix, inputs, grads)
-    assert derivatives.dtype == torch.float64
-    assert torch.allclose(derivatives, (formed * matrix).sum((1, 2)), rtol=1e-5, atol=1e-5)
-    expected = (weights[:, None, None] * formed).sum(0).float()
-    assert torch.allclose(weighted_gradient(inputs, grads, weights), expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(weighted_gradient(inputs, grads, weights.flip(0)), expected, rtol=0.1)

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 
 from gradcurate.sketches import kernels
 from gradcurate.sketches.kernels import KERNELS, add_buckets, transform_size
-from gradcurate.sketches.modules import FusedModule
+from gradcurate.sketches.modules import FusedModule, Member
 from gradcurate.sketches.projection import Projection, project_module
 from sketches.reference import relative_error, sketch_by_definition
 
 TOLERANCE = 1e-5
 
 
-def drawn(outputs, inputs, dim, seed=0):
-    module = FusedModule("m", ("m",), (outputs,), inputs)
-    return project_module(Projection(dim, seed), module, torch.device("cpu"))
+def drawn(outputs, inputs, dim, seed=0, buckets=None):
+    module = FusedModule("m", (Member("m", "m.weight", (outputs, inputs)),))
+    return project_module(Projection(dim, seed), module, buckets or dim, torch.device("cpu"))
 
 
 def random_pair(outputs, inputs, tokens, seed=0):
@@ -42,10 +42,11 @@ def by_kernel(kernel, projection, inputs, *grads):
     inputs=st.integers(1, 80),
     tokens=st.one_of(st.integers(1, 12), st.integers(250, 600)),
     dim=st.integers(2, 120),
+    share=st.floats(0, 1),
     seed=st.integers(0, 2**32),
 )
-def test_a_kernel_is_the_definition(kernel, outputs, inputs, tokens, dim, seed):
-    projection = drawn(outputs, inputs, dim, seed)
+def test_a_kernel_is_the_definition(kernel, outputs, inputs, tokens, dim, share, seed):
+    projection = drawn(outputs, inputs, dim, seed, buckets=max(1, round(share * dim)))
     a, d = random_pair(outputs, inputs, tokens, seed)
     expected = sketch_by_definition(projection, d.double().T @ a.double())
     error = (by_kernel(kernel, projection, a, d) - expected).norm()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradcurate.sketches.modules import FusedModule
-from gradcurate.sketches.projection import Projection, project_module
+from gradcurate.sketches.modules import FusedModule, Member
+from gradcurate.sketches.projection import Projection, buckets_per_module, project_module
 
 CPU = torch.device("cpu")
 OFFSET = 184
@@ -14,8 +14,8 @@ INPUT_SIGNS = "+++----+-+----++++++"
 
 
 def draw(name="layers.0.mlp.gate+up", outputs=(16, 24), inputs=20, seed=0, dim=256, device=CPU):
-    members = tuple(f"{name}{number}" for number in range(len(outputs)))
-    return project_module(Projection(dim, seed), FusedModule(name, members, outputs, inputs), device)
+    members = tuple(Member(f"{name}{n}", f"{name}{n}.weight", (o, inputs)) for n, o in enumerate(outputs))
+    return project_module(Projection(dim, seed), FusedModule(name, members), dim, device)
 
 
 def contents(projection):
@@ -72,3 +72,11 @@ def test_offsets_spread_over_all_buckets():
     quarters = np.bincount(np.array(offsets) // 64, minlength=4)
     assert quarters.sum() == 512  # all in [0, K)
     assert quarters.min() > 90  # 128 expected, standard deviation 10
+
+
+@pytest.mark.parametrize(
+    ("dim", "modules", "buckets"),
+    [(4096, 1, 4000), (4096, 8, 3456), (4096, 120, 1024), (64, 8, 64), (2, 120, 2)],
+)
+def test_the_more_modules_there_are_the_fewer_buckets_each_has(dim, modules, buckets):
+    assert buckets_per_module(dim, modules) == buckets

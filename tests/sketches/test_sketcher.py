@@ -1,15 +1,21 @@
 """The gradient pass against plain autograd on the weights, one rollout at a time."""
 
+import functools
+import itertools
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from gradcurate.sketches import score_function
 from gradcurate.sketches.direction import norm, zero_direction
 from gradcurate.sketches.kernels import KERNELS
 from gradcurate.sketches.oracle import cosine, inner_product
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
-from sketches.architectures import tiny_model
+from sketches.architectures import tiny_gpt2, tiny_model, tiny_opt
 from sketches.reference import as_batch, exact, random_rollouts, relative_error, sketch_gradient
 from tiny_models import tiny_llama
 
@@ -46,17 +52,91 @@ def test_sketches_are_s_of_the_exact_gradient(kernel):
         assert relative_error(sketch, expected[row - 1]) > 0.1  # another rollout's
 
 
-@pytest.mark.parametrize(
-    "architecture", ["Qwen2", "Qwen3", "Gemma", "Gemma3", "Mistral", "Phi", "Phi3", "GPTNeoX"]
-)
-def test_other_architectures_are_sketched_exactly(architecture):
-    """Biases, tied and scaled embeddings, parallel blocks, query norms."""
-    sketcher = sketcher_of(tiny_model(architecture))
-    sketches = sketch_batch(sketcher, as_batch(ROLLOUTS)).sketches
-    expected = oracle_sketches(sketcher, ROLLOUTS)
-    for row, sketch in enumerate(sketches):
+ARCHITECTURES = [
+    "Qwen2",
+    "Qwen3",
+    "Gemma",
+    "Gemma2",
+    "Gemma3",
+    "Mistral",
+    "Phi",
+    "Phi3",
+    "GPTNeoX",
+    "Mixtral",
+]
+SPECIAL = {"GPT2": tiny_gpt2, "OPT": tiny_opt, "Qwen3Moe": lambda: tiny_model("Qwen3Moe")}
+MATRIX = {**{name: functools.partial(tiny_model, name) for name in ARCHITECTURES}, **SPECIAL}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("model", MATRIX.values(), ids=MATRIX)
+def test_other_architectures_are_sketched_exactly(model, kernel):
+    """Biases, tied and scaled embeddings, parallel blocks, query norms, soft caps, experts."""
+    sketcher = sketcher_of(model(), kernel)
+    gradients = [exact(sketcher, [rollout]) for rollout in ROLLOUTS]
+    expected = torch.stack([sketch_gradient(sketcher, gradient) for gradient in gradients])
+    direction = exact(sketcher, random_rollouts(3, seed=1))
+    found = sketch_batch(sketcher, as_batch(ROLLOUTS), along=direction)
+    for row, (sketch, gradient) in enumerate(zip(found.sketches, gradients, strict=True)):
         assert relative_error(sketch, expected[row]) < TOLERANCE
         assert relative_error(sketch, expected[row - 1]) > 0.1
+        scale = norm(gradient) * norm(direction)
+        assert abs(found.directional[row] - inner_product(gradient, direction)) < TOLERANCE * scale
+    assert found.logprobs.tolist() == pytest.approx(
+        [oracle_logprob(sketcher.model, rollout) for rollout in ROLLOUTS], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("architecture", MATRIX)
+def test_dot_products_of_sketches_are_those_of_the_exact_gradients(architecture):
+    """Within three standard errors, where modules have more anti-diagonals than K: 3/sqrt(K) of the lengths.
+
+    The standard error of any sketch is sqrt((1 + cosine²) / K): a gradient's own square has twice that.
+    """
+    special = {"GPT2": functools.partial(tiny_gpt2, 128), "OPT": functools.partial(tiny_opt, 128)}
+    wide = functools.partial(tiny_model, architecture, hidden_size=128, intermediate_size=160, head_dim=64)
+    sketcher = build_sketcher(special.get(architecture, wide)(), Projection(DIM))
+    gradients = [exact(sketcher, [rollout]) for rollout in ROLLOUTS]
+    rows = zip(sketch_batch(sketcher, as_batch(ROLLOUTS)).sketches, gradients, strict=True)
+    for (x, left), (y, right) in itertools.combinations_with_replacement(rows, 2):
+        error = abs((x @ y).item() - inner_product(left, right))
+        variance = (2 if left is right else 1) / DIM
+        assert error < 3 * math.sqrt(variance) * norm(left) * norm(right)
+
+
+@pytest.mark.parametrize("model", [tiny_llama, MATRIX["Gemma"], MATRIX["Gemma2"]], ids=["", "tied", "capped"])
+def test_the_output_layer_alone_needs_no_backward_pass(model):
+    sketcher = build_sketcher(model(), Projection(DIM), modules=["lm_head"])
+    asked = []
+    for block in sketcher.model.model.layers:
+        block.register_forward_hook(lambda _module, _args, output: asked.append(output.requires_grad))
+    direction = exact(sketcher, random_rollouts(3, seed=1))
+    expected = oracle_sketches(sketcher, ROLLOUTS)
+    asked.clear()
+    found = sketch_batch(sketcher, as_batch(ROLLOUTS), along=direction)
+    assert asked
+    assert not any(asked)
+    for row, rollout in enumerate(ROLLOUTS):
+        assert relative_error(found.sketches[row], expected[row]) < TOLERANCE
+        assert relative_error(found.sketches[row], expected[row - 1]) > 0.1
+        gradient = exact(sketcher, [rollout])
+        error = abs(found.directional[row] - inner_product(gradient, direction))
+        assert error < TOLERANCE * norm(gradient) * norm(direction)
+
+
+@pytest.mark.parametrize("logits", [1, 300, 2**22])
+def test_how_many_logits_are_at_hand_plays_no_part(monkeypatch, logits):
+    sketcher = sketcher_of(tiny_llama())
+    whole = sketch_batch(replace(sketcher, chunked_head=False), as_batch(ROLLOUTS))
+    monkeypatch.setattr(score_function, "LOGITS_PER_CHUNK", {"cpu": logits})
+    chunked = sketch_batch(sketcher, as_batch(ROLLOUTS))
+    assert sketcher.chunked_head
+    assert relative_error(chunked.sketches, whole.sketches) < TOLERANCE
+    assert chunked.token_logprobs.tolist() == pytest.approx(whole.token_logprobs.tolist(), rel=1e-5)
+
+
+def test_logits_that_are_changed_after_the_output_layer_are_computed_whole():
+    assert not sketcher_of(tiny_model("Gemma2")).chunked_head
 
 
 def test_logprobs_are_those_of_the_completion():

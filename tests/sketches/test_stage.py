@@ -1,6 +1,7 @@
 """The sketch stage: wherever it was stopped, the same command ends in the same files."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +11,15 @@ import torch
 
 from gradcurate.errors import NumericalError
 from gradcurate.progress import Progress, Silent, Task
+from gradcurate.scores.alignment import sum_gradients
 from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import load_direction, norm
 from gradcurate.sketches.direction_record import read_record
+from gradcurate.sketches.live_rollouts import live_groups
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.rows import sketches_schema
-from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
+from gradcurate.sketches.sketcher import build_sketcher, sketch_batch, with_seed
 from gradcurate.sketches.stage import SketchStage, run_pool_sketches, run_validation_sketches, shard_path
 from gradcurate.store.tables import read_fingerprint, read_shards, read_table, shard_paths
 from sketches.reference import as_batch, exact, random_rollouts
@@ -237,8 +240,14 @@ def test_validation_has_no_derivative_and_the_pool_has(whole):
         assert (row["directional"] is None) == (row["split"] == "validation")
 
 
-@pytest.mark.parametrize(("value", "length"), [(float("nan"), "nan"), (float("inf"), "nan"), (0.0, "0.0")])
-def test_a_gradient_that_is_no_number_stops_the_stage_by_name(tmp_path, value, length):
+NOT_FINITE = ", and the weight lm_head.weight is not finite"
+
+
+@pytest.mark.parametrize(
+    ("value", "length", "cause"),
+    [(float("nan"), "nan", NOT_FINITE), (float("inf"), "nan", NOT_FINITE), (0.0, "0.0", "")],
+)
+def test_a_gradient_that_is_no_number_stops_the_stage_by_name(tmp_path, value, length, cause):
     model = tiny_llama(num_hidden_layers=1)
     model.lm_head.weight.data.fill_(value)
     stage = stage_in(tmp_path, build_sketcher(model, Projection(DIM)))
@@ -247,7 +256,93 @@ def test_a_gradient_that_is_no_number_stops_the_stage_by_name(tmp_path, value, l
     first = VALIDATION[0][0]
     assert str(raised.value) == (
         "Every gradient must be finite and not zero; "
-        f"rollout {first.rollout} of problem {first.problem_id} has norm {length}. "
+        f"rollout {first.rollout} of problem {first.problem_id} has norm {length}{cause}. "
         "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not."
     )
     assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_gradient_that_overflows_names_its_module(tmp_path):
+    model = tiny_llama(num_hidden_layers=2)
+    stage = stage_in(tmp_path, build_sketcher(model, Projection(DIM)))
+    model.model.layers[0].mlp.up_proj.register_forward_hook(overflow)
+    match = r"and the gradient of model\.layers\.0\.mlp\.gate_proj\+up_proj is not finite\. "
+    with pytest.raises(NumericalError, match=match):
+        run_validation_sketches(stage, VALIDATION, Silent())
+
+
+def overflow(_module, _args, output):
+    output.register_hook(lambda grad: grad * 1e40)
+
+
+def sampled_by(model, rollouts, temperature=1.0):
+    """The same rollouts with the model's own log-probabilities, as a sampler would have noted them."""
+    found = sketch_batch(build_sketcher(model, Projection(DIM), temperature=temperature), as_batch(rollouts))
+    parts = found.token_logprobs.split([len(r.completion) for r in rollouts])
+    return [replace(r, sampling_logprobs=part.tolist()) for r, part in zip(rollouts, parts, strict=True)]
+
+
+def test_the_sampler_s_logprobs_are_compared_with_the_recomputed_ones(tmp_path, sketcher):
+    stage = replace(stage_in(tmp_path, sketcher), mismatch_limit=1e-6)
+    rollouts = sampled_by(sketcher.model, random_rollouts(3, split="validation"))
+    run_validation_sketches(stage, [(*rollouts[:2], replace(rollouts[2], sampling_logprobs=None))], Silent())
+    table = read_shards(stage.folder, sketches_schema(DIM), ["logprob_kl", "logprob_gap"])
+    assert max(table["logprob_kl"].to_pylist()[:2]) < 1e-9
+    assert max(table["logprob_gap"].to_pylist()[:2]) < 1e-4
+    assert table["logprob_kl"][2].as_py() is table["logprob_gap"][2].as_py() is None
+
+
+@pytest.mark.parametrize("change", ["another temperature", "other weights", "a second BOS"])
+def test_rollouts_of_another_policy_stop_the_stage(tmp_path, sketcher, change):
+    rollouts = random_rollouts(6, split="validation")
+    other = tiny_llama(seed=1, num_hidden_layers=1) if change == "other weights" else sketcher.model
+    rollouts = sampled_by(other, rollouts, temperature=0.7 if change == "another temperature" else 1.0)
+    if change == "a second BOS":
+        rollouts = [replace(r, prompt=(1, *r.prompt)) for r in rollouts]
+    stage = replace(stage_in(tmp_path, sketcher), mismatch_limit=0.1)
+    with pytest.raises(NumericalError) as raised:
+        run_validation_sketches(stage, [tuple(rollouts)], Silent())
+    assert str(raised.value).startswith(
+        "Sampled and recomputed log-probabilities must agree (KL of at most 0.1 nats a token); "
+        f"over {sum(r.response_tokens for r in rollouts)} tokens it is "
+    )
+    assert "a prompt with a second BOS, another chat template, another temperature." in str(raised.value)
+    run_validation_sketches(replace(stage, mismatch_limit=float("inf")), [tuple(rollouts)], Silent())
+
+
+def test_a_few_rows_are_sketched_with_a_second_seed(whole, sketcher):
+    first = {
+        (r["problem_id"], r["rollout"]): r
+        for r in read_shards(whole.folder, sketches_schema(DIM)).to_pylist()
+    }
+    again = read_table(whole.second_seed).to_pylist()
+    middle = [rollout for batch in POOL[len(POOL) // 2 :] for rollout in batch]
+    assert [(r["problem_id"], r["rollout"]) for r in again] == [r.identity for r in middle]
+    other = sketch_batch(with_seed(sketcher, 1), as_batch(middle)).sketches
+    assert [r["norm"] for r in again] == pytest.approx(other.norm(dim=1).tolist(), rel=1e-5)
+    for row in again:
+        before = first[row["problem_id"], row["rollout"]]
+        assert row["logprob"] == before["logprob"]
+        assert row["norm"] != before["norm"]
+
+
+def test_one_row_a_problem_is_the_weighted_sum_of_its_rollouts(stage, sketcher):
+    rollouts = [
+        replace(r, problem_id=f"p{number // 3}", rollout=number % 3, prompt=(number // 3 + 1, 2, 3))
+        for number, r in enumerate(random_rollouts(9))
+    ]
+    groups = live_groups(rollouts)
+    run_validation_sketches(stage, VALIDATION, Silent())
+    run_pool_sketches(stage, [tuple(groups[:2]), tuple(groups[2:])], Silent())
+    rows = sum_gradients(stage.folder, "pool", {group.problem_id: {None: 1.0} for group in groups})
+    direction = load_direction(stage.direction, sketcher.space, torch.device("cpu"))
+    alone = sketch_batch(sketcher, as_batch(rollouts), along=direction)
+    for number, group in enumerate(groups):
+        mine = slice(3 * number, 3 * number + 3)
+        weights = torch.tensor([r.weight for r in rollouts[mine]])
+        expected = (weights @ alone.sketches[mine]).numpy()
+        length = np.linalg.norm(expected)
+        assert np.linalg.norm(rows.sketches[group.problem_id] - expected) < 1e-3 * length
+        assert np.linalg.norm(rows.sketches[group.problem_id] + expected) > length
+        dot = (weights.double() @ alone.directional[mine]).item()
+        assert rows.dots[group.problem_id] == pytest.approx(dot, rel=1e-3, abs=float(1e-4 * length))
