@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/arithmetic
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint verify-demo clean
+.PHONY: demo test lint verify-demo bench-sketch clean
 
 demo: $(VENV)/.runtime ## rank 120 problems with a real model, and write the best 20 for TRL
 	$(BIN)/gradcurate score --config examples/arithmetic/gradcurate.toml --run $(RUN)
@@ -23,8 +23,13 @@ lint: $(VENV)/.development ## ruff and mypy
 verify-demo: demo ## the demo's scores against exact gradients
 	$(BIN)/python benchmarks/fidelity.py --run $(RUN) --problems 40
 
+bench-sketch: demo $(VENV)-bergson/.installed ## every table of docs/benchmarks.md, in about an hour
+	for script in overhead reference_algorithm sharing against_bergson dimensions throughput; do \
+		$(BIN)/python benchmarks/$$script.py || exit 1; \
+	done
+
 clean: ## remove what was installed and the demo's run
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-bergson runs
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,4 +39,11 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.development: $(VENV)/.runtime
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+# torchvision and torchaudio, which bergson requires and does not use, clash with the CPU wheel of torch.
+$(VENV)-bergson/.installed:
+	$(PYTHON) -m venv $(VENV)-bergson
+	$(VENV)-bergson/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 bergson==2.5.1
+	$(VENV)-bergson/bin/pip uninstall --quiet --yes torchvision torchaudio
 	touch $@

@@ -202,7 +202,12 @@ def select(
 
 
 def verify(
-    run: str | Path, *, problems: int = 32, device: str = "auto", progress: Progress | None = None
+    run: str | Path,
+    *,
+    problems: int = 32,
+    device: str = "auto",
+    gradient_model: str | None = None,
+    progress: Progress | None = None,
 ) -> "Verification":
     """Compare stored scores with exact gradients, for problems spread evenly over the ranking.
 
@@ -210,14 +215,15 @@ def verify(
         run: The run directory.
         problems: How many problems to compare.
         device: Where to run the model.
+        gradient_model: A cheaper model whose ranking is compared with the policy's.
         progress: Who is told how far it is.
     """
-    from gradcurate import pipeline
+    from gradcurate import verifying
     from gradcurate.store.run_directory import RunDirectory
 
     if problems < 2:
         raise SettingsError("--problems must be at least 2", f"{problems} was given", "Use 32.")
-    return pipeline.verify(RunDirectory(Path(run)), problems, device, progress or Silent())
+    return verifying.verify(RunDirectory(Path(run)), problems, device, gradient_model, progress or Silent())
 
 
 def inspect(run: str | Path, problem_id: str) -> "Inspection":
@@ -257,6 +263,7 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
         top: How many problems of the ranking's head and tail to show.
     """
     from gradcurate.problems.bad_rows import count_bad_rows
+    from gradcurate.report.checks import read_checks
     from gradcurate.report.summary import summarise
     from gradcurate.results import read_groups, read_problems, read_scores
     from gradcurate.store.run_directory import RunDirectory
@@ -265,8 +272,9 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
         raise SettingsError("--top must be 0 or more", f"{top} was given", "Use 10.")
     directory = RunDirectory(Path(run))
     scores = read_scores(directory).to_pylist()
-    bad_rows = count_bad_rows(directory.bad_rows)
-    return summarise(str(run), read_problems(directory), read_groups(directory), scores, bad_rows, by, top)
+    problems, groups = read_problems(directory), read_groups(directory)
+    bad_rows, checks = count_bad_rows(directory.bad_rows), read_checks(directory)
+    return summarise(str(run), problems, groups, scores, bad_rows, checks, by, top)
 
 
 def _strategy(top_k: int | None, top_fraction: float | None) -> "Strategy":

@@ -46,6 +46,11 @@ class Settings:
         "The policy: a Hugging Face id, a checkpoint or PEFT adapter folder, a .gguf file, or smollm2-135m.",
         stage=None,
     )
+    gradient_model: str | None = _setting(
+        "Take gradients from this model instead: a cheaper one with the policy's tokenizer.",
+        stage=None,
+        default=None,
+    )
     run: str = _setting("The run directory: made if absent, resumed if it exists.", stage=None)
 
     id_column: str | None = _setting("Column that identifies a problem.", stage="problems", default=None)
@@ -121,6 +126,11 @@ class Settings:
         stage="sketches",
         default=None,
     )
+    precondition: Literal["none", "adam"] = _setting(
+        "Inner product of gradients: plain, or scaled by the moments in the checkpoint's optimizer.pt.",
+        stage="sketches",
+        default="none",
+    )
     batch_tokens: Annotated[int, Ge(1)] = _setting(
         "Padded tokens in one gradient pass; halved where memory runs out.", stage="sketches", default=2048
     )
@@ -129,6 +139,11 @@ class Settings:
     )
     token_weight: Literal["response-mean", "token-sum"] = _setting(
         "What one token of a response counts.", stage="sketches", default="response-mean"
+    )
+    gradient_checkpointing: bool = _setting(
+        "Run each block's forward pass again in the backward pass: less memory, more time.",
+        stage=None,
+        default=False,
     )
     mismatch_limit: Annotated[float, Ge(0)] = _setting(
         "Largest KL divergence, in nats a token, of recomputed log-probabilities from the sampler's.",
@@ -214,7 +229,7 @@ def _require_complete(given: Mapping[str, Any]) -> None:
         )
 
 
-_KINDS = {int: "an integer", float: "a number", str: "text"}
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 _BOUNDS: Mapping[type[BaseMetadata], str] = {
     Ge: "at least",
     Gt: "above",

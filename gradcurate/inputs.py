@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gradcurate.config import Settings
-from gradcurate.errors import ProblemsError
-from gradcurate.policies.checkpoints import Checkpoint, find_checkpoint
+from gradcurate.errors import PolicyError, ProblemsError
+from gradcurate.policies.checkpoints import OPTIMIZER_FILE, Checkpoint, find_checkpoint
 from gradcurate.policies.digests import file_digest
 from gradcurate.policies.policy import context_tokens, load_tokenizer
 from gradcurate.policies.prompts import render_prompt, resolve_prompt_format
@@ -41,6 +41,7 @@ class Inputs:
         prompted: Their prompts as token ids, in the same order.
         bad_rows: What was set aside.
         checkpoint: The policy's files.
+        gradient_checkpoint: The files of the model that gradients are taken from; mostly the policy's.
         tokenizer: The policy's tokenizer.
         prompt_format: How prompts were rendered.
         fingerprints: Of the stages ``problems``, ``rollouts`` and ``sketches``.
@@ -50,6 +51,7 @@ class Inputs:
     prompted: tuple[PromptedProblem, ...]
     bad_rows: tuple[BadRow, ...]
     checkpoint: Checkpoint
+    gradient_checkpoint: Checkpoint
     tokenizer: Any
     prompt_format: Literal["chat", "text"]
     fingerprints: Mapping[str, Fingerprint]
@@ -68,6 +70,7 @@ def read_inputs(settings: Settings) -> Inputs:
     validation, pool = _read_splits(settings)
     checkpoint = find_checkpoint(settings.model)
     tokenizer = load_tokenizer(checkpoint)
+    gradient_checkpoint = find_proxy(settings.gradient_model, checkpoint, tokenizer)
     both = (*validation.problems, *pool.problems)
     prompt_format = resolve_prompt_format(settings.prompt_format, tokenizer, both)
     prompts = {(p.split, p.problem_id): render_prompt(tokenizer, p, prompt_format) for p in both}
@@ -81,10 +84,32 @@ def read_inputs(settings: Settings) -> Inputs:
         ),
         bad_rows=tuple(row for part in fitting for row in part.bad_rows),
         checkpoint=checkpoint,
+        gradient_checkpoint=gradient_checkpoint,
         tokenizer=tokenizer,
         prompt_format=prompt_format,
-        fingerprints=_fingerprints(settings, problems, prompts, checkpoint.fingerprint(), prompt_format),
+        fingerprints=_fingerprints(
+            settings, problems, prompts, checkpoint, gradient_checkpoint, prompt_format
+        ),
     )
+
+
+def find_proxy(name: str | None, policy: Checkpoint, tokenizer: Any) -> Checkpoint:
+    """Return the checkpoint that gradients are taken from: the policy's own where no other is named.
+
+    Raises:
+        PolicyError: It does not share the policy's tokenizer, so that its tokens mean something else.
+    """
+    if name is None:
+        return policy
+    found = find_checkpoint(name)
+    own, other = tokenizer.get_vocab(), load_tokenizer(found).get_vocab()
+    if own != other:
+        raise PolicyError(
+            "--gradient-model must share the policy's tokenizer",
+            f"{len(own.items() ^ other.items())} entries of their vocabularies differ",
+            "Use a smaller sibling, an earlier checkpoint, or a pruned version of the policy.",
+        )
+    return found
 
 
 def digest(value: Any) -> str:
@@ -143,12 +168,15 @@ def _fingerprints(
     settings: Settings,
     problems: Iterable[Problem],
     prompts: Mapping[tuple[Split, str], list[int]],
-    policy: str,
+    checkpoint: Checkpoint,
+    gradient_checkpoint: Checkpoint,
     prompt_format: str,
 ) -> dict[str, Fingerprint]:
     ordered = sorted(problems, key=lambda p: (p.split, p.problem_id))
     rows = problems_to_table(ordered).to_pylist()
     of_problems = {"problems": digest(rows)}
+    policy = checkpoint.fingerprint()
+    same = gradient_checkpoint == checkpoint
     of_rollouts = {
         **of_problems,
         "policy": policy,
@@ -157,8 +185,19 @@ def _fingerprints(
         "prompts": digest([prompts[p.split, p.problem_id] for p in ordered]),
         "reward_file": _reward_file_digest(settings.reward),
     }
-    of_sketches = {"policy": policy, "rollouts": digest(of_rollouts), **settings.of_stage("sketches")}
+    of_sketches = {
+        "policy": policy,
+        "gradient_model": policy if same else gradient_checkpoint.fingerprint(),
+        "rollouts": digest(of_rollouts),
+        **settings.of_stage("sketches"),
+        "optimizer": _optimizer_digest(settings, gradient_checkpoint),
+    }
     return {"problems": of_problems, "rollouts": of_rollouts, "sketches": of_sketches}
+
+
+def _optimizer_digest(settings: Settings, checkpoint: Checkpoint) -> str | None:
+    file = checkpoint.own_folder / OPTIMIZER_FILE
+    return file_digest(file) if settings.precondition == "adam" and file.is_file() else None
 
 
 def _reward_file_digest(reward: str) -> str | None:

@@ -9,27 +9,27 @@ the pool is sketched.
 """
 
 import functools
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gradcurate.config import Settings
 from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.inputs import Inputs, digest, read_inputs
-from gradcurate.policies.checkpoints import find_checkpoint
-from gradcurate.policies.policy import Policy, load_policy, load_tokenizer, require_vocabulary
+from gradcurate.policies.checkpoints import Checkpoint
+from gradcurate.policies.policy import Policy, load_policy, require_vocabulary
 from gradcurate.problems import Split, problems_to_table
 from gradcurate.problems.bad_rows import write_bad_rows
 from gradcurate.progress import Progress
-from gradcurate.report.verification import Verification, compare, evenly_spaced
 from gradcurate.results import (
     first_failure,
     read_groups,
     read_problems,
     read_rollouts,
-    read_scores,
     split_weights,
 )
 from gradcurate.rewards import RewardPool
@@ -39,9 +39,8 @@ from gradcurate.scores.alignment import score_problems, sum_gradients
 from gradcurate.scores.groups import Group
 from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
-from gradcurate.sketches.direction import Direction, load_direction, norm
+from gradcurate.sketches.building import sketcher_for
 from gradcurate.sketches.direction_record import read_record
-from gradcurate.sketches.discovery import find_gradient_space
 from gradcurate.sketches.live_rollouts import (
     TOKEN_COLUMNS,
     LiveRollout,
@@ -49,12 +48,8 @@ from gradcurate.sketches.live_rollouts import (
     live_groups,
     live_rollouts,
 )
-from gradcurate.sketches.oracle import cosine, exact_gradient
-from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.prompt_sharing import require_prompt_sharing
-from gradcurate.sketches.sketcher import Sketcher, build_sketcher
 from gradcurate.store.lock import locked
-from gradcurate.store.manifest import Manifest, read_manifest, write_manifest
+from gradcurate.store.manifest import Manifest, write_manifest
 from gradcurate.store.run_directory import (
     RunDirectory,
     remove_temporary_files,
@@ -66,7 +61,6 @@ from gradcurate.store.run_directory import (
 from gradcurate.store.tables import write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "pool")
-FEWEST_TO_COMPARE = 2
 VALIDATION_ROLLOUTS = "validation_rollouts"
 """Key of the sketches' fingerprint that only finished rollouts can tell: what the direction is a sum of."""
 
@@ -74,26 +68,26 @@ VALIDATION_ROLLOUTS = "validation_rollouts"
 def score(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its scores."""
     inputs = read_inputs(settings)
-    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, policy):
-        _roll_out(settings, run, inputs, policy, rewards, progress)
-        _sketch(settings, run, inputs, policy, progress)
+    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, models):
+        _roll_out(settings, run, inputs, models, rewards, progress)
+        _sketch(settings, run, inputs, models, progress)
         _score(settings, run, inputs)
 
 
 def rollout(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its rewarded rollouts."""
     inputs = read_inputs(settings)
-    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, policy):
-        _roll_out(settings, run, inputs, policy, rewards, progress)
+    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, models):
+        _roll_out(settings, run, inputs, models, rewards, progress)
 
 
 def sketch(settings: Settings, progress: Progress) -> None:
     """Take a run from its rollouts to its sketches."""
     require_stage(RunDirectory(Path(settings.run)).problems, "gradcurate rollout")
     inputs = read_inputs(settings)
-    with _opened(settings, inputs) as (run, policy):
+    with _opened(settings, inputs) as (run, models):
         _require_all_rollouts(settings, run, inputs)
-        _sketch(settings, run, inputs, policy, progress)
+        _sketch(settings, run, inputs, models, progress)
 
 
 def _rewards(settings: Settings) -> RewardPool:
@@ -101,25 +95,40 @@ def _rewards(settings: Settings) -> RewardPool:
     return RewardPool(settings.reward, settings.reward_workers, settings.reward_timeout_seconds)
 
 
-@contextmanager
-def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, Callable[[], Policy]]]:
-    """Hold the run directory, refusing one of other settings; a new one only for a policy that fits."""
-    run = RunDirectory(Path(settings.run))
-    policy = functools.cache(
-        lambda: load_policy(
-            inputs.checkpoint, inputs.tokenizer, settings.dtype, settings.device, settings.adapter
+@dataclass(frozen=True)
+class _Models:
+    """The models of a run, each loaded when it is first asked for."""
+
+    policy: Callable[[], Policy]
+    gradients: Callable[[], Policy]
+
+
+def _models(settings: Settings, inputs: Inputs) -> _Models:
+    def load(checkpoint: Checkpoint) -> Callable[[], Policy]:
+        return functools.cache(
+            lambda: load_policy(
+                checkpoint, inputs.tokenizer, settings.dtype, settings.device, settings.adapter
+            )
         )
-    )
+
+    policy = load(inputs.checkpoint)
+    proxy = inputs.gradient_checkpoint != inputs.checkpoint
+    return _Models(policy, load(inputs.gradient_checkpoint) if proxy else policy)
+
+
+@contextmanager
+def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, _Models]]:
+    """Hold the run directory, refusing one of other settings; a new one only for models that fit."""
+    run, models = RunDirectory(Path(settings.run)), _models(settings, inputs)
     if not run.problems.exists():  # else these were found out when the run began
         require_empty(run.root)
-        find_gradient_space(policy().model, settings.module_patterns)
-        if settings.granularity == "problem":
-            require_prompt_sharing(policy().model)
-        require_vocabulary(policy(), (token for p in inputs.prompted for token in p.prompt_token_ids))
+        for model in {models.gradients(), models.policy()}:
+            require_vocabulary(model, (token for p in inputs.prompted for token in p.prompt_token_ids))
+        sketcher_for(settings, inputs.gradient_checkpoint, models.gradients())
     with locked(run.root):
         remove_temporary_files(run)
         _record(settings, run, inputs)
-        yield run, policy
+        yield run, models
 
 
 def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
@@ -139,12 +148,12 @@ def _roll_out(
     settings: Settings,
     run: RunDirectory,
     inputs: Inputs,
-    policy: Callable[[], Policy],
+    models: _Models,
     rewards: RewardPool,
     progress: Progress,
 ) -> None:
     stage = rollout_stage.RolloutStage(
-        policy=policy,
+        policy=models.policy,
         reward=completion_scorer(rewards, read_problems(run)),
         settings=settings,
         folder=run.rollouts,
@@ -194,20 +203,22 @@ def _require_validation_signal(run: RunDirectory, groups: Sequence[Group]) -> No
 
 
 def _sketch(
-    settings: Settings, run: RunDirectory, inputs: Inputs, policy: Callable[[], Policy], progress: Progress
+    settings: Settings, run: RunDirectory, inputs: Inputs, models: _Models, progress: Progress
 ) -> None:
     groups = read_groups(run)
     _require_validation_signal(run, groups)
     live = _live_rollouts(settings, run, groups)
     stage = sketch_stage.SketchStage(
-        sketcher=functools.cache(lambda: _sketcher(settings, policy())),
+        sketcher=functools.cache(
+            lambda: sketcher_for(settings, inputs.gradient_checkpoint, models.gradients())
+        ),
         folder=run.sketches,
         direction=run.direction,
         fingerprint={
             **inputs.fingerprints["sketches"],
             VALIDATION_ROLLOUTS: digest([[*r.identity, r.weight] for r in live["validation"]]),
         },
-        mismatch_limit=settings.mismatch_limit,
+        mismatch_limit=settings.mismatch_limit if models.gradients is models.policy else math.inf,
     )
     validation, pool = (
         cut_batches(
@@ -233,13 +244,6 @@ def _rows(settings: Settings, live: Sequence[LiveRollout]) -> Sequence[LiveRow]:
     return live_groups(live) if settings.granularity == "problem" else live
 
 
-def _sketcher(settings: Settings, policy: Policy) -> Sketcher:
-    projection = Projection(settings.sketch_dim, settings.sketch_seed)
-    return build_sketcher(
-        policy.model, projection, settings.kernel, settings.temperature, settings.module_patterns
-    )
-
-
 def _score(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     groups = read_groups(run)
     pool, validation = (_row_weights(settings, run, groups, split) for split in ("pool", "validation"))
@@ -263,61 +267,3 @@ def _row_weights(
         return weights
     live = live_rollouts(read_rollouts(run, TOKEN_COLUMNS), split, weights)
     return {group.problem_id: {None: 1.0} for group in live_groups(live)}
-
-
-def verify(run: RunDirectory, problems: int, device: str, progress: Progress) -> Verification:
-    """Compare a run's stored scores with exact gradients of the same rollouts."""
-    manifest = read_manifest(run.manifest)
-    settings = manifest.settings
-    for stage in (run.rollouts, run.direction):
-        require_stage(stage, "gradcurate score")
-    scores, groups = read_scores(run), read_groups(run)
-    ranked = {row["problem_id"]: row for row in scores.to_pylist() if row["rank"] is not None}
-    _require_ranking(ranked)
-    chosen = evenly_spaced(list(ranked), problems)
-    policy = _same_policy(manifest, device)
-    space = find_gradient_space(policy.model, settings.module_patterns)
-    tokens = read_rollouts(run, TOKEN_COLUMNS)
-    with progress.task("exact gradients", total=len(chosen) + 1, done=0, unit="problems") as task:
-
-        def exact(split: Split, ids: Collection[str]) -> Direction:
-            weights = {p: w for p, w in split_weights(groups, split, settings).items() if p in ids}
-            live = live_rollouts(tokens, split, weights)
-            gradient = exact_gradient(
-                policy.model, space, [(r.prompt, r.completion, r.weight) for r in live], settings.temperature
-            )
-            task.advance(1, tokens=sum(r.tokens for r in live))
-            return gradient
-
-        direction = exact("validation", split_weights(groups, "validation", settings))
-        stored = load_direction(run.direction, space, policy.model.device)
-        cosines = {problem_id: cosine(exact("pool", {problem_id}), direction) for problem_id in chosen}
-    return Verification(
-        problems=len(chosen),
-        sketch_dim=settings.sketch_dim,
-        ideal_rmse=settings.sketch_dim**-0.5,
-        score=compare(cosines, {p: ranked[p]["score"] for p in chosen}),
-        sketched_cosine=compare(cosines, {p: ranked[p]["sketched_cosine"] for p in chosen}),
-        direction_error=norm({n: stored[n] - direction[n] for n in stored}) / norm(direction),
-    )
-
-
-def _require_ranking(ranked: Collection[str]) -> None:
-    if len(ranked) < FEWEST_TO_COMPARE:
-        raise NoSignalError(
-            f"At least {FEWEST_TO_COMPARE} problems must have a score to compare rankings",
-            f"{len(ranked)} of the pool has one" if ranked else "none of the pool has one",
-            "Score a larger pool, or use more --rollouts or a higher --temperature.",
-        )
-
-
-def _same_policy(manifest: Manifest, device: str) -> Policy:
-    settings = manifest.settings
-    checkpoint = find_checkpoint(settings.model)
-    if checkpoint.fingerprint() != manifest.policy:
-        raise RunDirectoryError(
-            "A run is verified with the checkpoint it was made with",
-            f"the files of {settings.model} have changed since",
-            "Restore that checkpoint, or score the new one into another --run.",
-        )
-    return load_policy(checkpoint, load_tokenizer(checkpoint), settings.dtype, device, settings.adapter)

@@ -95,6 +95,7 @@ def test_of_stage_has_the_values():
         "batch_tokens": 2048,
         "granularity": "rollout",
         "modules": None,
+        "precondition": "none",
         "advantage": "grpo",
         "token_weight": "response-mean",
     }

@@ -1,6 +1,6 @@
 """``gradcurate summary``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -13,6 +13,7 @@ from gradcurate_cli.running import run as run_verb
 from gradcurate_cli.tables import add_columns, cut, open_table
 
 if TYPE_CHECKING:
+    from gradcurate.report.checks import Checks
     from gradcurate.report.summary import PartSummary, RankedProblem, Summary
 
 
@@ -43,10 +44,26 @@ def show_summary(summary: "Summary") -> None:
     console.print(_pass_rates(summary.pass_rates), "")
     console.print(status_line("pool", summary.pool_statuses))
     console.print(status_line("validation", summary.validation_statuses))
+    for line in _checks(summary.checks):
+        console.print(line)
     show_bad_rows(summary.run, summary.bad_rows)
     if summary.failed_rollouts:
         console.print(f"rollouts without a reward: {summary.failed_rollouts}; `gradcurate inspect` shows why")
     console.print(f"scores: {summary.run}/scores.parquet")
+
+
+def _checks(checks: "Checks") -> Iterator[str]:
+    if checks.logprob_kl is not None:
+        yield (
+            f"log-probabilities recomputed: KL from the sampler's {checks.logprob_kl:.2g} nats a token, "
+            f"largest difference {checks.logprob_gap:.2g}"
+        )
+    if checks.norm_error is not None:
+        cosines = "" if checks.cosine_error is None else f", cosines of sketches ±{checks.cosine_error:.4f}"
+        yield (
+            f"sketch error, by a second seed on {checks.second_seed_rows} rows: "
+            f"scores ±{checks.norm_error:.1%} of themselves{cosines}"
+        )
 
 
 def show_bad_rows(run: str, bad_rows: int) -> None:

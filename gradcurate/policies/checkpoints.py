@@ -14,6 +14,7 @@ from gradcurate.policies.digests import files_digest
 from gradcurate.policies.gguf import DEMO_ALIAS, converted_gguf, demo_gguf
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+OPTIMIZER_FILE = "optimizer.pt"
 ADAPTER_CONFIG = "adapter_config.json"
 IDENTITY_PATTERNS = (*WEIGHT_PATTERNS, "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 
@@ -31,6 +32,11 @@ class Checkpoint:
     name: str
     folder: Path
     adapter: Path | None = None
+
+    @property
+    def own_folder(self) -> Path:
+        """Return the folder that the trainer wrote: the adapter's, or that of full weights."""
+        return self.adapter or self.folder
 
     @property
     def tokenizer_folder(self) -> Path:

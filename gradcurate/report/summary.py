@@ -9,6 +9,7 @@ from typing import Any
 
 from gradcurate.errors import SettingsError
 from gradcurate.problems.problem import Problem
+from gradcurate.report.checks import Checks
 from gradcurate.scores.groups import Group
 from gradcurate.suggestion import choose_from
 
@@ -61,6 +62,7 @@ class Summary:
         failed_rollouts: How many rollouts, of either split, have no reward.
         pass_rates: Pool problems by pass rate.
         parts: Mean scores by source, and by any other column asked for.
+        checks: What the run checked of itself.
         best: The head of the ranking.
         worst: Its tail.
     """
@@ -72,6 +74,7 @@ class Summary:
     failed_rollouts: int
     pass_rates: Mapping[str, int]
     parts: tuple[PartSummary, ...]
+    checks: Checks
     best: tuple[RankedProblem, ...]
     worst: tuple[RankedProblem, ...]
 
@@ -82,6 +85,7 @@ def summarise(
     groups: Iterable[Group],
     scores: Sequence[Mapping[str, Any]],
     bad_rows: int,
+    checks: Checks,
     columns: Sequence[str],
     shown: int,
 ) -> Summary:
@@ -93,6 +97,7 @@ def summarise(
         groups: Their rewards.
         scores: The rows of ``scores.parquet``, best first.
         bad_rows: How many rows of the files were set aside.
+        checks: What the run checked of itself.
         columns: Columns of the original records to compare mean scores by, besides the source.
         shown: How many problems of the ranking's head and tail to keep.
 
@@ -118,6 +123,7 @@ def summarise(
                 for part in _parts(column, scores, lambda row, c=column: by_id[row["problem_id"]].row.get(c))  # type: ignore[misc]
             ),
         ),
+        checks=checks,
         best=tuple(ranked[:shown]),
         worst=tuple(ranked[max(shown, len(ranked) - shown) :]),
     )

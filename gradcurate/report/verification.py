@@ -29,6 +29,21 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
+class Proxy:
+    """How well a cheaper model's exact gradients rank problems as the policy's do.
+
+    Attributes:
+        model: The cheaper model.
+        agreement: Its cosines against the policy's.
+        seconds_ratio: What its gradients took, relative to the policy's.
+    """
+
+    model: str
+    agreement: Fidelity
+    seconds_ratio: float
+
+
+@dataclass(frozen=True)
 class Verification:
     """What `gradcurate verify` found.
 
@@ -39,6 +54,7 @@ class Verification:
         score: The scores, with exact numerators and sketched norms.
         sketched_cosine: The cosines of sketches alone.
         direction_error: The stored validation direction's distance from the exact one, relative to it.
+        proxy: The judgement of a gradient model, where one was given or the run was made with one.
     """
 
     problems: int
@@ -47,6 +63,7 @@ class Verification:
     score: Fidelity
     sketched_cosine: Fidelity
     direction_error: float
+    proxy: Proxy | None = None
 
 
 def compare(exact: Mapping[str, float], stored: Mapping[str, float]) -> Fidelity:

@@ -9,11 +9,14 @@ forward pass only: with the output layer alone, all of the model.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gradcurate.sketches.gradients import Factored, Formed, ModuleGradients
 from gradcurate.sketches.modules import FusedModule, GradientSpace, Member
@@ -23,42 +26,109 @@ Consumer = Callable[[FusedModule, ModuleGradients], None]
 
 
 @contextmanager
-def collecting(model: Any, space: GradientSpace, consume: Consumer) -> Iterator[None]:
-    """Call ``consume`` for every fused module of each backward pass in this context."""
+def collecting(
+    model: Any, space: GradientSpace, consume: Consumer, *, recompute: bool = False
+) -> Iterator[None]:
+    """Call ``consume`` for every fused module of each backward pass in this context.
+
+    Args:
+        model: Its weights frozen.
+        space: Where to hook.
+        consume: Called with each fused module's gradients.
+        recompute: Keep only the inputs of each block, and run its forward pass again when its turn
+            comes (gradient checkpointing): about a third more time for much less memory.
+    """
+    recording = _Recording()
     handles: list[Any] = []
     for fused in space.modules:
-        handles += (_hook_outputs if fused.hooked else _hook_parameter)(model, fused, consume)
+        handles += (
+            _hook_outputs(model, fused, consume, recording)
+            if fused.hooked
+            else _hook_parameter(model, fused, consume)
+        )
     try:
-        yield
+        with _recomputed_blocks(model, recording) if recompute else nullcontext():
+            yield
     finally:
         for handle in handles:
             handle.remove()
         model.requires_grad_(False)
 
 
-def _hook_outputs(model: Any, fused: FusedModule, consume: Consumer) -> list[Any]:
+@final
+@dataclass
+class _Recording:
+    """Whether modules' inputs are to be kept: not in a forward pass that will be run again."""
+
+    on: bool = True
+
+
+@contextmanager
+def _recomputed_blocks(model: Any, recording: _Recording) -> Iterator[None]:
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for block in blocks:
+        block.forward = _recomputed(block.forward, recording)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _recomputed(forward: Callable[..., Any], recording: _Recording) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        again = False
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            nonlocal again
+            recording.on, again = again, True
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                recording.on = True
+
+        return checkpoint(once, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+def _hook_outputs(model: Any, fused: FusedModule, consume: Consumer, recording: _Recording) -> list[Any]:
     inputs: list[Tensor] = []
     grads: dict[str, Tensor] = {}
 
-    def on_forward(member: Member) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not torch.is_grad_enabled():  # the first pass of gradient checkpointing
+    def consume_if_complete() -> None:
+        """Either may come last: of a block that is run again, gradients of its end come before its inputs."""
+        if inputs and len(grads) == len(fused.members):
+            consume(fused, Factored(inputs.pop(), [grads.pop(m.parameter) for m in fused.members]))
+
+    def on_input(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if recording.on and torch.is_grad_enabled():
+            inputs[:] = [_with_rows(args[0].detach())]
+            consume_if_complete()
+
+    def on_output(member: Member) -> Any:
+        def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if not torch.is_grad_enabled():
                 return None
-            if member is fused.members[0]:
-                inputs[:] = [_with_rows(args[0].detach())]
             start = None if output.requires_grad else output.detach().requires_grad_()
             watched = output if start is None else start
-            watched.register_hook(lambda grad: on_backward(member, grad))  # type: ignore[no-untyped-call]
+            watched.register_hook(lambda grad: on_gradient(member, grad))  # type: ignore[no-untyped-call]
             return None if start is None else start.clone()  # a leaf could not be changed in place
 
         return hook
 
-    def on_backward(member: Member, grad: Tensor) -> None:
+    def on_gradient(member: Member, grad: Tensor) -> None:
         grads[member.parameter] = _with_rows(grad)
-        if len(grads) == len(fused.members):
-            consume(fused, Factored(inputs.pop(), [grads.pop(m.parameter) for m in fused.members]))
+        consume_if_complete()
 
-    return [model.get_submodule(m.module).register_forward_hook(on_forward(m)) for m in fused.members]
+    modules = [model.get_submodule(member.module) for member in fused.members]
+    return [
+        modules[0].register_forward_pre_hook(on_input),
+        *(
+            module.register_forward_hook(on_output(m))
+            for module, m in zip(modules, fused.members, strict=True)
+        ),
+    ]
 
 
 def _hook_parameter(model: Any, fused: FusedModule, consume: Consumer) -> list[Any]:

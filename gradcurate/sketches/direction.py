@@ -34,6 +34,11 @@ def norm(direction: Direction) -> float:
     return math.sqrt(sum(matrix.double().square().sum().item() for matrix in direction.values()))
 
 
+def dot(left: Direction, right: Direction) -> float:
+    """Return the inner product, summed in float64."""
+    return float(sum((left[name].double() * right[name].double()).sum() for name in left))
+
+
 def save_direction(direction: Direction, space: GradientSpace, path: Path, record: DirectionRecord) -> None:
     """Write a direction under the weights' own names.
 

@@ -19,7 +19,7 @@ class DirectionRecord:
     """The metadata of a direction.
 
     Attributes:
-        norm: Its Euclidean length.
+        norm: Its length, in the inner product of the sketches.
         batches: How many batches of validation rollouts are in the sum.
         fingerprint: What it depends on.
     """

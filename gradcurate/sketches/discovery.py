@@ -71,6 +71,15 @@ def probe_tokens(model: Any) -> Int[Tensor, "1 T"]:
     return torch.arange(PROBE_TOKENS, device=model.device)[None]
 
 
+def adapter_or_all(model: Any) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters of a PEFT adapter, or all of a model without one."""
+    named = list(model.named_parameters())
+    if not hasattr(model, "peft_config"):
+        return named
+    own = (model.base_model.prefix, ".modules_to_save.")
+    return [(name, parameter) for name, parameter in named if any(part in name for part in own)]
+
+
 def head_name(model: Any) -> str | None:
     """Return the name of the output layer, or None where the model has none."""
     head = model.get_output_embeddings()
@@ -86,7 +95,7 @@ def _candidates(model: Any, patterns: Sequence[str]) -> list[Member]:
         apart.add(id(model.get_submodule(head).weight))
     members = [
         _member(model, owners.get(id(parameter)), name)
-        for name, parameter in _adapter_or_all(model)
+        for name, parameter in adapter_or_all(model)
         if parameter.ndim >= FEWEST_MATRIX_DIMENSIONS and id(parameter) not in apart
     ]
     if not patterns:
@@ -94,15 +103,6 @@ def _candidates(model: Any, patterns: Sequence[str]) -> list[Member]:
     if head is not None:
         members.append(_member(model, head, f"{head}.weight"))
     return _matching(members, patterns)
-
-
-def _adapter_or_all(model: Any) -> list[tuple[str, nn.Parameter]]:
-    """Return the parameters of a PEFT adapter, or all of a model without one."""
-    named = list(model.named_parameters())
-    if not hasattr(model, "peft_config"):
-        return named
-    own = (model.base_model.prefix, ".modules_to_save.")
-    return [(name, parameter) for name, parameter in named if any(part in name for part in own)]
 
 
 def _member(model: Any, owner: str | None, parameter: str) -> Member:

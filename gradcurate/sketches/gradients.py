@@ -26,7 +26,7 @@ class ModuleGradients(ABC):
 
     @abstractmethod
     def along(self, matrix: Float[Tensor, "O I"]) -> Float[Tensor, " B"]:
-        """Return ``<G[b], matrix>``, summed in float64."""
+        """Return ``<G[b], matrix>``, multiplied in the matrix's dtype and summed in float64."""
 
     @abstractmethod
     def weighted(self, weights: Float[Tensor, " B"]) -> Float[Tensor, "O I"]:
@@ -56,10 +56,10 @@ class Factored(ModuleGradients):
         parts = torch.split(matrix, [grads.shape[2] for grads in self.output_grads])
         for grads, part in zip(self.output_grads, parts, strict=True):
             if part.shape[1] > part.shape[0]:
-                moved, other = self.inputs.float() @ part.T, grads
+                moved, other = self.inputs.to(part.dtype) @ part.T, grads
             else:
-                moved, other = grads.float() @ part, self.inputs
-            total += moved.mul_(other).sum(2).double().sum(1)
+                moved, other = grads.to(part.dtype) @ part, self.inputs
+            total += moved.float().mul_(other).sum(2).double().sum(1)
         return total
 
     def weighted(self, weights: Float[Tensor, " B"]) -> Float[Tensor, "O I"]:

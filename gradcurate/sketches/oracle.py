@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from gradcurate.sketches.direction import Direction, norm
+from gradcurate.sketches.direction import Direction, dot, norm
 from gradcurate.sketches.discovery import head_name
 from gradcurate.sketches.modules import GradientSpace
 
@@ -35,14 +35,9 @@ def exact_gradient(
     }
 
 
-def inner_product(left: Direction, right: Direction) -> float:
-    """Return ``<left, right>``, summed in float64."""
-    return float(sum((left[name].double() * right[name].double()).sum() for name in left))
-
-
 def cosine(left: Direction, right: Direction) -> float:
     """Return the cosine of the angle between two gradients."""
-    return inner_product(left, right) / (norm(left) * norm(right))
+    return dot(left, right) / (norm(left) * norm(right))
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from torch import Tensor
 from gradcurate.sketches.discovery import probe_tokens
 from gradcurate.sketches.token_batch import TokenBatch
 
-LOGITS_PER_CHUNK = {"cpu": 2**22, "cuda": 2**27}
-"""16 MiB in float32, which the allocator reuses; a GPU wants larger products."""
+LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
+"""64 MiB in float32: with less, a wide output layer is read too often (dev/LOG.md)."""
 
 
 def logits_are_of_head(model: Any) -> bool:

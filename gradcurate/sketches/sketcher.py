@@ -23,6 +23,7 @@ from gradcurate.sketches.discovery import find_gradient_space, head_name
 from gradcurate.sketches.gradients import ModuleGradients
 from gradcurate.sketches.kernels import KERNELS, Kernel, KernelName, add_buckets
 from gradcurate.sketches.modules import FusedModule, GradientSpace
+from gradcurate.sketches.preconditioner import Preconditioner, precondition_projection
 from gradcurate.sketches.projection import ModuleProjection, Projection, project_space
 from gradcurate.sketches.score_function import backward_score_functions, logits_are_of_head
 from gradcurate.sketches.token_batch import TokenBatch
@@ -42,8 +43,10 @@ class Sketcher:
 
     Attributes:
         chunked_head: The logits are those of the output layer, unchanged.
+        preconditioner: Of the inner product; None: the plain one. It is part of the projections already.
         single_rows: Rows must pass one at a time: autograd forms a gradient of theirs, or the output
             layer, which reads positions without their rows, is in the space.
+        recompute: Keep only the inputs of each block (gradient checkpointing).
         budget: Learnt on the way.
     """
 
@@ -55,6 +58,8 @@ class Sketcher:
     temperature: float
     chunked_head: bool
     single_rows: bool
+    preconditioner: Preconditioner | None = None
+    recompute: bool = False
     budget: Budget = field(default_factory=Budget)
 
 
@@ -114,7 +119,17 @@ def with_seed(sketcher: Sketcher, seed: int) -> Sketcher:
     """Return the sketcher with S drawn from another seed."""
     projection = replace(sketcher.projection, seed=seed)
     projections = project_space(projection, sketcher.space, sketcher.model.device)
-    return replace(sketcher, projection=projection, projections=projections)
+    other = replace(sketcher, projection=projection, projections=projections)
+    return other if other.preconditioner is None else preconditioned(other, other.preconditioner)
+
+
+def preconditioned(sketcher: Sketcher, preconditioner: Preconditioner) -> Sketcher:
+    """Return a plain sketcher with another inner product."""
+    projections = {
+        name: precondition_projection(projection, preconditioner[name])
+        for name, projection in sketcher.projections.items()
+    }
+    return replace(sketcher, projections=projections, preconditioner=preconditioner)
 
 
 def sketch_batch(
@@ -155,7 +170,7 @@ def _sketch(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, summed: froz
             raise OutOfMemoryError(
                 f"A rollout of {batch.padded_tokens} tokens must fit in memory with its activations",
                 f"it does not: {first_line(error)}",
-                "Use --dtype bfloat16, a device with more memory, or a shorter --max-tokens.",
+                "Use --gradient-checkpointing, --dtype bfloat16, or a device with more memory.",
             ) from error
     budget.too_many_tokens = min(budget.too_many_tokens, batch.padded_tokens)
     if batch.input_ids.is_cuda:
@@ -197,7 +212,7 @@ def _pass(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, finished: set[
             finished.add(fused.name)
 
     model = sketcher.model
-    with collecting(model, sketcher.space, consume):
+    with collecting(model, sketcher.space, consume, recompute=sketcher.recompute):
         found = backward_score_functions(model, batch, sketcher.temperature, sketcher.chunked_head)
     logprobs = torch.zeros(rows, device=device).index_add_(0, batch.rows, found)
     return BatchGradients(found, logprobs, sketches, directional if wanted.along is not None else None)

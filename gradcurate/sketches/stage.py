@@ -13,6 +13,7 @@ few rows in the middle of the pool are sketched with a second seed as well, into
 
 import hashlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -28,21 +29,22 @@ from torch import Tensor
 from gradcurate.errors import NumericalError
 from gradcurate.progress import Progress, Task
 from gradcurate.sketches.diagnosis import first_not_finite
-from gradcurate.sketches.direction import Direction, load_direction, norm, save_direction, zero_direction
+from gradcurate.sketches.direction import Direction, dot, load_direction, save_direction, zero_direction
 from gradcurate.sketches.direction_record import DirectionRecord, read_record
 from gradcurate.sketches.live_rollouts import LiveGroup, LiveRollout, LiveRow
 from gradcurate.sketches.mismatch import require_agreement, row_mismatches
+from gradcurate.sketches.preconditioner import precondition_direction
 from gradcurate.sketches.prompt_sharing import require_window
 from gradcurate.sketches.rows import sketches_schema
 from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch, with_seed
 from gradcurate.sketches.token_batch import TokenBatch, pack_groups, pad_rollouts
 from gradcurate.store.atomic import replacing
 from gradcurate.store.run_directory import require_equal_fingerprints
-from gradcurate.store.tables import Fingerprint, shard_paths, write_table
+from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths, write_table
 
 Batch = tuple[LiveRow, ...]
 SHARE_OF_TIME_SAVING = 0.2
-SECOND_SEED_ROWS = 16
+SECOND_SEED, SECOND_SEED_ROWS = "second_seed.parquet", 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class SketchStage:
     @property
     def second_seed(self) -> Path:
         """Return where sketches of another seed go."""
-        return self.direction.with_name("second_seed.parquet")
+        return self.direction.with_name(SECOND_SEED)
 
     @property
     def partial(self) -> Path:
@@ -83,14 +85,17 @@ def require_same_direction(stage: SketchStage) -> None:
     for path in (stage.direction, stage.partial):
         if path.exists():
             require_equal_fingerprints(path, read_record(path).fingerprint, stage.fingerprint)
+    if stage.second_seed.exists():
+        found = read_fingerprint(stage.second_seed)
+        require_equal_fingerprints(stage.second_seed, found, stage.fingerprint)
 
 
 def remove_other_shards(stage: SketchStage, batches: Sequence[Batch]) -> None:
     """Remove shards of another cut: rewards that were computed again can make other rollouts live."""
     expected = {shard_path(stage.folder, batch) for batch in batches}
-    for path in shard_paths(stage.folder):
-        if path not in expected:
-            path.unlink()
+    for path in set(shard_paths(stage.folder)) - expected:
+        path.unlink()
+        stage.second_seed.unlink(missing_ok=True)
 
 
 def shard_path(folder: Path, batch: Batch) -> Path:
@@ -128,10 +133,10 @@ def run_pool_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Pr
     """Sketch the pool, with each rollout's exact derivative along the validation direction."""
     owed = [batch for batch in batches if not shard_path(stage.folder, batch).exists()]
     with _task(stage, batches, "sketch pool", progress) as task:
-        if not owed and stage.second_seed.exists():
+        if not owed and (stage.second_seed.exists() or not batches):
             return
         sketcher = stage.sketcher()
-        direction = load_direction(stage.direction, sketcher.space, sketcher.model.device)
+        direction = _load_dual(stage, sketcher)
         for batch in owed:
             gradients = sketch_batch(sketcher, lay_out(batch, sketcher.model), along=direction)
             table = _table(stage, batch, gradients)
@@ -145,8 +150,6 @@ def _sketch_again(stage: SketchStage, sketcher: Sketcher, batches: Sequence[Batc
     middle = batches[len(batches) // 2 :]
     sizes = itertools.accumulate((len(batch) for batch in middle), initial=0)
     sample = [batch for batch, before in zip(middle, sizes, strict=False) if before < SECOND_SEED_ROWS]
-    if not sample:
-        return
     other = with_seed(sketcher, sketcher.projection.seed + 1)
     tables = [_table(stage, b, sketch_batch(other, lay_out(b, sketcher.model))) for b in sample]
     write_table(stage.second_seed, pa.concat_tables(tables), "sketches", stage.fingerprint)
@@ -172,9 +175,24 @@ class _Saver:
         self.stage.partial.unlink(missing_ok=True)
 
     def _save(self, path: Path, batches: int) -> None:
-        record = DirectionRecord(norm(self.direction), batches, dict(self.stage.fingerprint))
+        length = math.sqrt(dot(self.direction, _dual(self.direction, self.sketcher)))
+        record = DirectionRecord(length, batches, dict(self.stage.fingerprint))
         with replacing(path) as temporary:
             save_direction(self.direction, self.sketcher.space, temporary, record)
+
+
+def _dual(direction: Direction, sketcher: Sketcher) -> Direction:
+    """Return what gradients are multiplied with for the sketcher's inner product with a direction."""
+    if sketcher.preconditioner is None:
+        return direction
+    return precondition_direction(direction, sketcher.preconditioner)
+
+
+def _load_dual(stage: SketchStage, sketcher: Sketcher) -> Direction:
+    """Read the finished direction, in the model's own dtype, for products with its gradients."""
+    direction = load_direction(stage.direction, sketcher.space, sketcher.model.device)
+    dual = _dual(direction, sketcher)
+    return {name: matrix.to(sketcher.model.dtype) for name, matrix in dual.items()}
 
 
 def _batches_summed(stage: SketchStage, batches: int) -> int:

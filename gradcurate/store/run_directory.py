@@ -6,6 +6,7 @@ Layout (a contract; other tools may read it)::
     problems.parquet  bad_rows.jsonl  the problems; rows set aside by --on-bad-row skip
     rollouts/*.parquet                one shard a batch of problems
     validation/direction.safetensors  the exact validation gradient
+    validation/second_seed.parquet    a few rows of sketches of another seed: their error
     sketches/*.parquet                one shard a batch of rollouts
     scores.parquet  selection.parquet
     exports/<trainer>/
@@ -57,6 +58,11 @@ class RunDirectory:
     def direction(self) -> Path:
         """Return the path of the exact validation direction."""
         return self.root / "validation" / "direction.safetensors"
+
+    @property
+    def second_seed(self) -> Path:
+        """Return the path of the rows that were sketched with a second seed."""
+        return self.direction.with_name("second_seed.parquet")
 
     @property
     def scores(self) -> Path:

@@ -3,6 +3,7 @@ import pytest
 
 from gradcurate.errors import SettingsError
 from gradcurate.problems import Problem
+from gradcurate.report.checks import Checks
 from gradcurate.report.summary import PartSummary, RankedProblem, summarise
 from gradcurate.scores.groups import Group
 
@@ -36,8 +37,11 @@ def group(problem_id, rewards, split="pool", failed=0):
     return Group(problem_id, split, numbers, np.array(rewards, float), numbers + 1, failed)
 
 
+CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156)
+
+
 def summarised(scores, problems, groups=(), columns=(), shown=10):
-    return summarise("runs/1", problems, groups, scores, 0, columns, shown)
+    return summarise("runs/1", problems, groups, scores, 0, CHECKS, columns, shown)
 
 
 FOUR = [

@@ -1,8 +1,10 @@
 """A batch that does not fit is cut; what is left behind by the failed attempt is not used twice."""
 
+import functools
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from gradcurate.sketches.direction import norm, zero_direction
 from gradcurate.sketches.kernels import KERNELS, Kernel
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import Budget, build_sketcher, sketch_batch
+from sketches.architectures import tiny_model
 from sketches.reference import as_batch, random_rollouts, relative_error
 from tiny_models import tiny_llama
 
@@ -80,7 +83,7 @@ def test_a_single_rollout_that_does_not_fit_is_an_error_with_its_length():
         sketch_batch(small, as_batch(ROLLOUTS[:1]))
     assert str(raised.value) == (
         f"A rollout of {ROLLOUTS[0].tokens - 1} tokens must fit in memory with its activations; it does not: "
-        "CUDA out of memory. Use --dtype bfloat16, a device with more memory, or a shorter --max-tokens."
+        "CUDA out of memory. Use --gradient-checkpointing, --dtype bfloat16, or a device with more memory."
     )
 
 
@@ -129,3 +132,40 @@ def test_memory_that_the_system_really_refuses():
     )
     assert finished.returncode == 0, finished.stderr
     assert 1 < float(finished.stdout) <= 128
+
+
+MODELS = {name: functools.partial(tiny_model, name) for name in ("Llama", "Gemma3", "Phi", "Mixtral")}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_running_blocks_again_changes_nothing(model):
+    sketcher = sketcher_of(model())
+    direction = {m.name: torch.randn(m.out_features, m.in_features) for m in sketcher.space.modules}
+    kept, again = (
+        sketch_batch(replace(sketcher, recompute=recompute), as_batch(ROLLOUTS), along=direction)
+        for recompute in (False, True)
+    )
+    assert torch.equal(again.sketches, kept.sketches)
+    assert torch.equal(again.directional, kept.directional)
+    assert "forward" not in vars(sketcher.model.model.layers[0])
+
+
+def test_running_blocks_again_keeps_one_input_a_block():
+    """What is at hand when the backward pass begins: with recomputation, nothing of the blocks' modules."""
+    sketcher = sketcher_of(tiny_llama(num_hidden_layers=4))
+    kept = {}
+    for recompute in (False, True):
+        alive = []
+        handles = [
+            block.mlp.down_proj.register_forward_pre_hook(
+                lambda _m, args, a=alive: a.append(weakref.ref(args[0]))
+            )
+            for block in sketcher.model.model.layers
+        ]
+        head = sketcher.model.lm_head.register_forward_pre_hook(
+            lambda _m, _args, a=alive, r=recompute: kept.setdefault(r, sum(ref() is not None for ref in a))
+        )
+        sketch_batch(replace(sketcher, recompute=recompute), as_batch(ROLLOUTS))
+        for handle in (*handles, head):
+            handle.remove()
+    assert kept == {False: 4, True: 0}

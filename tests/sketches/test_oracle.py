@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gradcurate.sketches.direction import norm
-from gradcurate.sketches.oracle import cosine, exact_gradient, inner_product
+from gradcurate.sketches.direction import dot, norm
+from gradcurate.sketches.oracle import cosine, exact_gradient
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher
 from sketches.reference import exact, random_rollouts
@@ -38,7 +38,7 @@ def test_the_model_is_left_frozen_even_after_an_error():
 def test_inner_product_and_cosine():
     left = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[2.0]])}
     right = {"a": torch.tensor([[0.0, 3.0]]), "b": torch.tensor([[-4.0]])}
-    assert inner_product(left, right) == -2.0
+    assert dot(left, right) == -2.0
     assert cosine(left, right) == pytest.approx(-2 / 15)
 
 

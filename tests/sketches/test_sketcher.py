@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from gradcurate.sketches import score_function
-from gradcurate.sketches.direction import norm, zero_direction
+from gradcurate.sketches.direction import dot, norm, zero_direction
 from gradcurate.sketches.kernels import KERNELS
-from gradcurate.sketches.oracle import cosine, inner_product
+from gradcurate.sketches.oracle import cosine
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
 from sketches.architectures import tiny_gpt2, tiny_model, tiny_opt
@@ -81,7 +81,7 @@ def test_other_architectures_are_sketched_exactly(model, kernel):
         assert relative_error(sketch, expected[row]) < TOLERANCE
         assert relative_error(sketch, expected[row - 1]) > 0.1
         scale = norm(gradient) * norm(direction)
-        assert abs(found.directional[row] - inner_product(gradient, direction)) < TOLERANCE * scale
+        assert abs(found.directional[row] - dot(gradient, direction)) < TOLERANCE * scale
     assert found.logprobs.tolist() == pytest.approx(
         [oracle_logprob(sketcher.model, rollout) for rollout in ROLLOUTS], rel=1e-5
     )
@@ -99,7 +99,7 @@ def test_dot_products_of_sketches_are_those_of_the_exact_gradients(architecture)
     gradients = [exact(sketcher, [rollout]) for rollout in ROLLOUTS]
     rows = zip(sketch_batch(sketcher, as_batch(ROLLOUTS)).sketches, gradients, strict=True)
     for (x, left), (y, right) in itertools.combinations_with_replacement(rows, 2):
-        error = abs((x @ y).item() - inner_product(left, right))
+        error = abs((x @ y).item() - dot(left, right))
         variance = (2 if left is right else 1) / DIM
         assert error < 3 * math.sqrt(variance) * norm(left) * norm(right)
 
@@ -120,7 +120,7 @@ def test_the_output_layer_alone_needs_no_backward_pass(model):
         assert relative_error(found.sketches[row], expected[row]) < TOLERANCE
         assert relative_error(found.sketches[row], expected[row - 1]) > 0.1
         gradient = exact(sketcher, [rollout])
-        error = abs(found.directional[row] - inner_product(gradient, direction))
+        error = abs(found.directional[row] - dot(gradient, direction))
         assert error < TOLERANCE * norm(gradient) * norm(direction)
 
 
@@ -167,8 +167,8 @@ def test_along_a_direction_is_the_exact_inner_product():
     gradients = [exact(sketcher, [rollout]) for rollout in ROLLOUTS]
     for row, gradient in enumerate(gradients):
         scale = norm(gradient) * norm(direction)
-        assert abs(directional[row] - inner_product(gradient, direction)) < TOLERANCE * scale
-        assert abs(directional[row] - inner_product(gradients[row - 1], direction)) > 10 * TOLERANCE * scale
+        assert abs(directional[row] - dot(gradient, direction)) < TOLERANCE * scale
+        assert abs(directional[row] - dot(gradients[row - 1], direction)) > 10 * TOLERANCE * scale
 
 
 def test_without_a_direction_there_are_no_derivatives():

@@ -1,0 +1,96 @@
+"""What the benchmarks run on: the demo model with its own rollouts, and a random wide Llama.
+
+`make demo` leaves rollouts of about 70 tokens; essays of about 100, and of 500 and more, are sampled here.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gradcurate.policies.checkpoints import find_checkpoint
+from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
+from gradcurate.results import read_groups, read_rollouts, split_weights
+from gradcurate.rollouts.transformers_engine import sample_completions
+from gradcurate.sketches.batches import cut_batches
+from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, LiveRollout, live_rollouts
+from gradcurate.sketches.token_batch import TokenBatch, pad_rollouts
+from gradcurate.store.manifest import read_manifest
+from gradcurate.store.run_directory import RunDirectory
+
+DEMO = RunDirectory(Path("runs/arithmetic"))
+SCRATCH = Path("runs/benchmarks")
+CPU = torch.device("cpu")
+TOPICS = ("a river", "two brothers", "the first train", "a lost key")
+GROUP = 4
+Tokens = tuple[Sequence[int], Sequence[int]]
+
+
+def demo_policy(dtype: str = "float32") -> Policy:
+    """Load SmolLM2-135M-Instruct."""
+    checkpoint = find_checkpoint("smollm2-135m")
+    policy = load_policy(checkpoint, load_tokenizer(checkpoint), dtype, "cpu")
+    policy.model.requires_grad_(False)
+    return policy
+
+
+def wide_llama(dtype: str) -> Any:
+    """Return a random Llama of hidden size 2048 and two layers."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 2, "vocab_size": 49152}
+    config = LlamaConfig(**shape, num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048)
+    return LlamaForCausalLM(config).to(getattr(torch, dtype)).eval().requires_grad_(False)
+
+
+def demo_rollouts(split: str = "pool") -> list[LiveRollout]:
+    """Return the demo's live rollouts, with the weights of its settings."""
+    settings = read_manifest(DEMO.manifest).settings
+    weights = split_weights(read_groups(DEMO), split, settings)
+    return live_rollouts(read_rollouts(DEMO, TOKEN_COLUMNS), split, weights)
+
+
+def sampled_rollouts(tokens: int) -> list[Tokens]:
+    """Return essays of the demo model with up to so many tokens beyond a prompt of about 37, sampled once."""
+    file = SCRATCH / f"essays-{tokens}.json"
+    if not file.exists():
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(_sample_essays(tokens)))
+    return [(prompt, completion) for prompt, completion in json.loads(file.read_text())]
+
+
+def _sample_essays(tokens: int) -> list[Tokens]:
+    policy = demo_policy()
+    prompts = [
+        list(
+            policy.tokenizer.apply_chat_template(
+                [
+                    {
+                        "role": "user",
+                        "content": f"Explain step by step how to write a long essay about {topic}.",
+                    }
+                ],
+                add_generation_prompt=True,
+                return_dict=False,
+            )
+        )
+        for topic in TOPICS
+    ]
+    uniforms = np.random.default_rng(0).random((len(prompts), GROUP, tokens), dtype=np.float32)
+    completions = sample_completions(policy, prompts, uniforms)
+    both = [(prompts[i // GROUP], list(c.token_ids)) for i, c in enumerate(completions)]
+    return [(p, c) for p, c in both if c and len(c) >= tokens / 2]
+
+
+def batches_of(rollouts: Sequence[Tokens], batch_tokens: int) -> list[TokenBatch]:
+    """Cut rollouts as the product does."""
+    cut = cut_batches(range(len(rollouts)), lambda i: sum(map(len, rollouts[i])), lambda i: i, batch_tokens)
+    return [pad_rollouts(*zip(*(rollouts[i] for i in batch), strict=True), CPU) for batch in cut]
+
+
+def mean_length(rollouts: Sequence[Tokens]) -> float:
+    """Return the mean number of tokens, prompt and completion."""
+    return sum(len(p) + len(c) for p, c in rollouts) / len(rollouts)

@@ -1,0 +1,165 @@
+"""Verification of a run: its stored scores against exact gradients of the same rollouts.
+
+Also the judge of a gradient model: the exact cosines under it against those under the policy.
+"""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from gradcurate.config import Settings
+from gradcurate.errors import NoSignalError, RunDirectoryError
+from gradcurate.inputs import find_proxy
+from gradcurate.policies.checkpoints import Checkpoint, find_checkpoint
+from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
+from gradcurate.problems import Split
+from gradcurate.progress import Progress, Task
+from gradcurate.report.verification import Proxy, Verification, compare, evenly_spaced
+from gradcurate.results import read_groups, read_rollouts, read_scores, split_weights
+from gradcurate.sketches.direction import Direction, load_direction, norm
+from gradcurate.sketches.discovery import find_gradient_space
+from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, live_rollouts
+from gradcurate.sketches.modules import GradientSpace
+from gradcurate.sketches.optimizer_state import read_second_moments
+from gradcurate.sketches.oracle import cosine, exact_gradient
+from gradcurate.sketches.preconditioner import exact_scales, stack_moments
+from gradcurate.store.manifest import Manifest, read_manifest
+from gradcurate.store.run_directory import RunDirectory, require_stage
+
+FEWEST_TO_COMPARE = 2
+
+
+@dataclass(frozen=True)
+class _Rollouts:
+    """The rollouts to differentiate, and with which weights."""
+
+    settings: Settings
+    tokens: pa.Table
+    weights: Mapping[Split, Mapping[str, Mapping[int, float]]]
+    chosen: Sequence[str]
+
+
+@dataclass
+class _Exact:
+    """What exact gradients of one model say.
+
+    Attributes:
+        policy: The model.
+        space: Its gradient space.
+        direction: The validation gradient.
+        cosines: Of the chosen problems.
+        seconds: What it took.
+    """
+
+    policy: Policy
+    space: GradientSpace
+    direction: Direction
+    cosines: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def verify(
+    run: RunDirectory, problems: int, device: str, gradient_model: str | None, progress: Progress
+) -> Verification:
+    """Compare a run's stored scores with exact gradients of the same rollouts."""
+    manifest = read_manifest(run.manifest)
+    settings = manifest.settings
+    for stage in (run.rollouts, run.direction):
+        require_stage(stage, "gradcurate score")
+    ranked = {row["problem_id"]: row for row in read_scores(run).to_pylist() if row["rank"] is not None}
+    _require_ranking(ranked)
+    rollouts = _read_rollouts(run, settings, evenly_spaced(list(ranked), problems))
+    sampler = _same_policy(manifest)
+    tokenizer = load_tokenizer(sampler)
+    own, proxy = (
+        find_proxy(name, sampler, tokenizer)
+        for name in (settings.gradient_model, gradient_model or settings.gradient_model)
+    )
+    needed = dict.fromkeys([own, *([sampler, proxy] if proxy != sampler else [])])
+    passes = len(needed) * (len(rollouts.chosen) + 1)
+    with progress.task("exact gradients", total=passes, done=0, unit="problems") as task:
+        found = {
+            checkpoint: _differentiate(checkpoint, tokenizer, rollouts, device, task) for checkpoint in needed
+        }
+    truth = found[own]
+    stored = load_direction(run.direction, truth.space, truth.policy.model.device)
+    error = norm({name: stored[name] - truth.direction[name] for name in stored})
+    return Verification(
+        problems=len(rollouts.chosen),
+        sketch_dim=settings.sketch_dim,
+        ideal_rmse=settings.sketch_dim**-0.5,
+        score=compare(truth.cosines, {p: ranked[p]["score"] for p in rollouts.chosen}),
+        sketched_cosine=compare(truth.cosines, {p: ranked[p]["sketched_cosine"] for p in rollouts.chosen}),
+        direction_error=error / norm(truth.direction),
+        proxy=_judge(proxy, found[sampler], found[proxy]) if proxy != sampler else None,
+    )
+
+
+def _judge(proxy: Checkpoint, policy: _Exact, other: _Exact) -> Proxy:
+    return Proxy(proxy.name, compare(policy.cosines, other.cosines), other.seconds / policy.seconds)
+
+
+def _read_rollouts(run: RunDirectory, settings: Settings, chosen: Sequence[str]) -> _Rollouts:
+    groups = read_groups(run)
+    splits: tuple[Split, ...] = ("validation", "pool")
+    weights = {split: split_weights(groups, split, settings) for split in splits}
+    return _Rollouts(settings, read_rollouts(run, TOKEN_COLUMNS), weights, chosen)
+
+
+def _differentiate(
+    checkpoint: Checkpoint, tokenizer: object, rollouts: _Rollouts, device: str, task: Task
+) -> _Exact:
+    settings = rollouts.settings
+    policy = load_policy(checkpoint, tokenizer, settings.dtype, device, settings.adapter)
+    space = find_gradient_space(policy.model, settings.module_patterns)
+    scales = _scales(settings, checkpoint, policy, space)
+    started = time.perf_counter()
+
+    def gradient(split: Split, ids: Collection[str]) -> Direction:
+        weights = {p: w for p, w in rollouts.weights[split].items() if p in ids}
+        live = live_rollouts(rollouts.tokens, split, weights)
+        weighted = [(r.prompt, r.completion, r.weight) for r in live]
+        exact = exact_gradient(policy.model, space, weighted, settings.temperature)
+        task.advance(1, tokens=sum(r.tokens for r in live))
+        return exact
+
+    direction = gradient("validation", rollouts.weights["validation"])
+    aim = _scaled(direction, scales)
+    cosines = {p: cosine(_scaled(gradient("pool", {p}), scales), aim) for p in rollouts.chosen}
+    return _Exact(policy, space, direction, cosines, time.perf_counter() - started)
+
+
+def _scales(
+    settings: Settings, checkpoint: Checkpoint, policy: Policy, space: GradientSpace
+) -> Direction | None:
+    """Return what gradients are scaled by, entry by entry, for the run's inner product."""
+    if settings.precondition == "none":
+        return None
+    moments, device = read_second_moments(checkpoint.own_folder, policy.model), policy.model.device
+    return {fused.name: exact_scales(stack_moments(moments, fused)).to(device) for fused in space.modules}
+
+
+def _scaled(gradient: Direction, scales: Direction | None) -> Direction:
+    return gradient if scales is None else {name: gradient[name] * scales[name] for name in gradient}
+
+
+def _require_ranking(ranked: Collection[str]) -> None:
+    if len(ranked) < FEWEST_TO_COMPARE:
+        raise NoSignalError(
+            f"At least {FEWEST_TO_COMPARE} problems must have a score to compare rankings",
+            f"{len(ranked)} of the pool has one" if ranked else "none of the pool has one",
+            "Score a larger pool, or use more --rollouts or a higher --temperature.",
+        )
+
+
+def _same_policy(manifest: Manifest) -> Checkpoint:
+    checkpoint = find_checkpoint(manifest.settings.model)
+    if checkpoint.fingerprint() != manifest.policy:
+        raise RunDirectoryError(
+            "A run is verified with the checkpoint it was made with",
+            f"the files of {manifest.settings.model} have changed since",
+            "Restore that checkpoint, or score the new one into another --run.",
+        )
+    return checkpoint
