@@ -55,14 +55,14 @@ def show_summary(summary: "Summary") -> None:
 def _checks(checks: "Checks") -> Iterator[str]:
     if checks.logprob_kl is not None:
         yield (
-            f"log-probabilities recomputed: KL from the sampler's {checks.logprob_kl:.2g} nats a token, "
-            f"largest difference {checks.logprob_gap:.2g}"
+            f"sampler's log-probabilities: KL {checks.logprob_kl:.1g} nats a token, "
+            f"largest gap {checks.logprob_gap:.1g}"
         )
     if checks.norm_error is not None:
-        cosines = "" if checks.cosine_error is None else f", cosines of sketches ±{checks.cosine_error:.4f}"
+        cosines = "" if checks.cosine_error is None else f", cosines ±{checks.cosine_error:.4f}"
         yield (
             f"sketch error, by a second seed on {checks.second_seed_rows} rows: "
-            f"scores ±{checks.norm_error:.1%} of themselves{cosines}"
+            f"scores ±{checks.norm_error:.1%}{cosines}"
         )
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from gradcurate.sketches.discovery import probe_tokens
 from gradcurate.sketches.token_batch import TokenBatch
 
-LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
-"""64 MiB in float32: with less, a wide output layer is read too often (dev/LOG.md)."""
+LOGITS_PER_CHUNK = {"cpu": 2**24, "accelerator": 2**27}
+"""64 MiB in float32 on a CPU: with less, a wide output layer is read too often (dev/LOG.md)."""
 
 
 def logits_are_of_head(model: Any) -> bool:
@@ -75,7 +75,7 @@ def _by_chunks(
     hidden = hidden_states[0][batch.rows, batch.columns]
     hidden_grads = torch.zeros_like(hidden)
     logprobs = torch.empty(len(hidden), device=hidden.device)
-    chunk = max(1, LOGITS_PER_CHUNK[hidden.device.type] // head.weight.shape[0])
+    chunk = max(1, LOGITS_PER_CHUNK["cpu" if hidden.is_cpu else "accelerator"] // head.weight.shape[0])
     for start in range(0, len(hidden), chunk):
         part = slice(start, start + chunk)
         piece = hidden[part].detach().requires_grad_(hidden.requires_grad)

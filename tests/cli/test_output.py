@@ -11,8 +11,9 @@ import pytest
 
 import gradcurate
 from finished_runs import contents, flags
+from gradcurate.report.checks import Checks
 from gradcurate.report.summary import PartSummary, RankedProblem, Summary
-from gradcurate.report.verification import Fidelity, Verification
+from gradcurate.report.verification import Fidelity, Proxy, Verification
 from gradcurate.store.lock import locked
 from gradcurate_cli.running import console, run
 from gradcurate_cli.summary import show_summary
@@ -74,6 +75,14 @@ def test_an_undefined_correlation_is_null_and_a_word(capsys):
     assert strict(capsys.readouterr().out)["spearman"] is None
     show_verification(Verification(2, 64, 0.125, found, found, 0.0))
     assert capsys.readouterr().out.count("undefined") == 2
+
+
+def test_a_gradient_model_is_shown_beside_what_is_stored(capsys):
+    found = Fidelity(0.75, 0.5, 0.5, "a")
+    show_verification(Verification(2, 64, 0.125, found, found, 0.0, Proxy("models/small", found, 0.254)))
+    shown = capsys.readouterr().out
+    assert "exact under models/small" in shown
+    assert shown.endswith("models/small took 0.25 times the policy's time\n")
 
 
 ENVELOPE = {
@@ -170,7 +179,9 @@ def awkward_summary():
     )
     part = PartSummary("difficulty", "x" * 50, problems=100, scored=0, mean_score=None, mean_pass_rate=None)
     rates = dict.fromkeys(("0", "up to 1/4", "up to 1/2", "up to 3/4", "below 1", "1"), 10000)
-    return Summary("runs/[1]", {"scored": 1}, {"scored": 1}, 3, 7, rates, (part,), (ranked,), (ranked,))
+    checks = Checks(0.00123, 12.5, 10000, 0.0123, 0.0156)
+    one = {"scored": 1}
+    return Summary("runs/[1]", one, one, 3, 7, rates, (part,), checks, (ranked,), (ranked,))
 
 
 def test_a_summary_is_whole_on_80_columns(capsys):
@@ -181,6 +192,8 @@ def test_a_summary_is_whole_on_80_columns(capsys):
     assert len(rows) == 2
     assert all("12345  -0.0123  0.25  openai/gsm8k" in row and "[/b] :warning:" in row for row in rows)
     assert sum("10000      10000" in line for line in lines) == 1
+    assert "sampler's log-probabilities: KL 0.001 nats a token, largest gap 1e+01" in lines
+    assert "sketch error, by a second seed on 10000 rows: scores ±1.2%, cosines ±0.0156" in lines
     assert "rows set aside: 3; runs/[1]/bad_rows.jsonl says why" in lines
     assert "rollouts without a reward: 7; `gradcurate inspect` shows why" in lines
     assert lines[-1] == "scores: runs/[1]/scores.parquet"
