@@ -98,7 +98,7 @@ def _skipped(head: Any) -> Iterator[list[Tensor]]:
 
     def keep(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         caught.append(args[0])
-        return (args[0][:, :1].detach(),)
+        return (args[0][0, :1].detach(),)  # a matrix: with more dimensions, the weight would be copied
 
     handle = head.register_forward_pre_hook(keep)
     try:

@@ -75,6 +75,7 @@ def test_the_layout_is_a_contract(tmp_path):
         "rollouts",
         "sketches",
         "validation/direction.safetensors",
+        "validation/second_seed.parquet",
         "scores.parquet",
         "selection.parquet",
         "exports/verl",
