@@ -48,6 +48,7 @@ from gradcurate.sketches.live_rollouts import (
     live_groups,
     live_rollouts,
 )
+from gradcurate.sketches.sketcher import Sketcher
 from gradcurate.store.lock import locked
 from gradcurate.store.manifest import Manifest, write_manifest
 from gradcurate.store.run_directory import (
@@ -101,6 +102,7 @@ class _Models:
 
     policy: Callable[[], Policy]
     gradients: Callable[[], Policy]
+    sketcher: Callable[[], Sketcher]
 
 
 def _models(settings: Settings, inputs: Inputs) -> _Models:
@@ -113,7 +115,9 @@ def _models(settings: Settings, inputs: Inputs) -> _Models:
 
     policy = load(inputs.checkpoint)
     proxy = inputs.gradient_checkpoint != inputs.checkpoint
-    return _Models(policy, load(inputs.gradient_checkpoint) if proxy else policy)
+    gradients = load(inputs.gradient_checkpoint) if proxy else policy
+    sketcher = functools.cache(lambda: sketcher_for(settings, inputs.gradient_checkpoint, gradients()))
+    return _Models(policy, gradients, sketcher)
 
 
 @contextmanager
@@ -124,7 +128,7 @@ def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, 
         require_empty(run.root)
         for model in {models.gradients(), models.policy()}:
             require_vocabulary(model, (token for p in inputs.prompted for token in p.prompt_token_ids))
-        sketcher_for(settings, inputs.gradient_checkpoint, models.gradients())
+        models.sketcher()
     with locked(run.root):
         remove_temporary_files(run)
         _record(settings, run, inputs)
@@ -209,9 +213,7 @@ def _sketch(
     _require_validation_signal(run, groups)
     live = _live_rollouts(settings, run, groups)
     stage = sketch_stage.SketchStage(
-        sketcher=functools.cache(
-            lambda: sketcher_for(settings, inputs.gradient_checkpoint, models.gradients())
-        ),
+        sketcher=models.sketcher,
         folder=run.sketches,
         direction=run.direction,
         fingerprint={

@@ -46,14 +46,12 @@ class _Exact:
     """What exact gradients of one model say.
 
     Attributes:
-        policy: The model.
         space: Its gradient space.
         direction: The validation gradient.
         cosines: Of the chosen problems.
         seconds: What it took.
     """
 
-    policy: Policy
     space: GradientSpace
     direction: Direction
     cosines: dict[str, float] = field(default_factory=dict)
@@ -84,7 +82,8 @@ def verify(
             checkpoint: _differentiate(checkpoint, tokenizer, rollouts, device, task) for checkpoint in needed
         }
     truth = found[own]
-    stored = load_direction(run.direction, truth.space, truth.policy.model.device)
+    at = next(iter(truth.direction.values())).device
+    stored = load_direction(run.direction, truth.space, at)
     error = norm({name: stored[name] - truth.direction[name] for name in stored})
     return Verification(
         problems=len(rollouts.chosen),
@@ -128,7 +127,7 @@ def _differentiate(
     direction = gradient("validation", rollouts.weights["validation"])
     aim = _scaled(direction, scales)
     cosines = {p: cosine(_scaled(gradient("pool", {p}), scales), aim) for p in rollouts.chosen}
-    return _Exact(policy, space, direction, cosines, time.perf_counter() - started)
+    return _Exact(space, direction, cosines, time.perf_counter() - started)
 
 
 def _scales(

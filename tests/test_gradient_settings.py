@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import gradcurate
 from finished_runs import contents, finish
 from gradcurate.errors import NumericalError, PolicyError, RunDirectoryError
-from tiny_models import save_tiny_checkpoint, tiny_llama, tiny_tokenizer
+from tiny_models import save_tiny_checkpoint, tiny_tokenizer
 
 RUN = "runs/1"
 
@@ -57,19 +57,33 @@ def test_one_row_a_problem_gives_the_scores_of_one_row_a_rollout(finished):
     assert gradcurate.inspect("runs/2", next(iter(by_problem))).rollouts[0].directional is None
 
 
-def test_completions_that_cancel_leave_a_problem_without_gradient(workspace):
-    """A reward that judges equal completions differently, where all completions are equal."""
-    Path("rewards.py").write_text(
-        "import itertools\ncount = itertools.count()\n"
-        "def parity(data_source, solution_str, ground_truth, extra_info):\n"
-        "    odd = int(extra_info['question'].split()[0]) % 2\n"
-        "    return float(next(count) % 2) if odd else float(len(solution_str) % 2)\n"
-    )
-    model = tiny_llama()
-    model.lm_head.weight.data[20] += 4 * model.lm_head.weight.data.abs().max()
-    gradcurate.score(**workspace | {"max_tokens": 1, "granularity": "problem", "rollouts": 6})
-    statuses = pq.read_table(f"{RUN}/scores.parquet")["status"].to_pylist()
-    assert len(statuses) == 12
+def rewrite_rollouts(change):
+    """Change the columns of every shard of rollouts, its fingerprint aside."""
+    for path in Path(RUN, "rollouts").glob("*.parquet"):
+        table = pq.read_table(path)
+        columns = change(table.to_pydict())
+        arrays = [pa.array(columns[field.name], field.type) for field in table.schema]
+        pq.write_table(pa.table(arrays, schema=table.schema), path)
+
+
+def test_completions_that_cancel_leave_a_problem_without_gradient(finished):
+    """Equal completions of different rewards, as a reward that is not deterministic judges them."""
+    problem, other = list(scores(RUN))[:2]
+
+    def repeat_the_first(columns):
+        first = columns["problem_id"].index(problem) if problem in columns["problem_id"] else None
+        for row, problem_id in enumerate(columns["problem_id"]):
+            if problem_id == problem:
+                for name in ("completion_token_ids", "sampling_logprobs"):
+                    columns[name][row] = columns[name][first]
+        return columns
+
+    rewrite_rollouts(repeat_the_first)
+    found = again(finished, granularity="problem")
+    rows = pq.read_table("runs/2/scores.parquet").to_pylist()
+    assert {row["problem_id"]: row["status"] for row in rows}[problem] == "no_gradient"
+    assert found.keys() == scores(RUN).keys() - {problem}
+    assert found[other] == pytest.approx(scores(RUN)[other], abs=2e-3)
 
 
 def test_a_gradient_model_is_used_and_judged(finished, tmp_path):
@@ -142,12 +156,12 @@ def test_rollouts_of_other_weights_stop_the_run_and_leave_the_rollouts(finished)
     """As if the folder's rollouts had been sampled by something else than the checkpoint."""
     for folder in ("sketches", "validation"):
         shutil.rmtree(Path(RUN, folder))
-    for path in Path(RUN, "rollouts").glob("*.parquet"):
-        table = pq.read_table(path)
-        shifted = [[value - 1.0 for value in row] for row in table["sampling_logprobs"].to_pylist()]
-        field = table.schema.field("sampling_logprobs")
-        place = table.schema.get_field_index("sampling_logprobs")
-        pq.write_table(table.set_column(place, field, pa.array(shifted, field.type)), path)
+
+    def shift(columns):
+        shifted = [[value - 1.0 for value in row] for row in columns["sampling_logprobs"]]
+        return {**columns, "sampling_logprobs": shifted}
+
+    rewrite_rollouts(shift)
     before = contents(RUN)
     with pytest.raises(NumericalError, match="Likely causes: other weights or another --dtype"):
         gradcurate.score(**finished)

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float
 
+from gradcurate.sketches.rows import unit_sketches
 from gradcurate.store.run_directory import RunDirectory
 from gradcurate.store.tables import read_table, shard_paths
 
+KEY_COLUMNS = ["problem_id", "rollout"]
 MISMATCH_COLUMNS = ["response_tokens", "logprob_kl", "logprob_gap"]
 
 
@@ -56,14 +58,14 @@ def read_checks(run: RunDirectory) -> Checks:
 
 def _sketch_errors(run: RunDirectory, again: pa.Table) -> tuple[float, float | None]:
     """Return the errors of lengths and of cosines; the latter needs two rows."""
-    ids = again["problem_id"]
+    keys = _keys(again)
     first = pa.concat_tables(
-        read_table(path).filter(pc.field("problem_id").isin(ids))
+        read_table(path)
         for path in shard_paths(run.sketches)
-        if path.name.startswith("pool-")
+        if path.name.startswith("pool-") and not set(keys).isdisjoint(_keys(read_table(path, KEY_COLUMNS)))
     )
-    keys, others = _keys(again), _keys(first)
-    first = first.take([others.index(key) for key in keys])
+    places = {key: place for place, key in enumerate(_keys(first))}
+    first = first.take([places[key] for key in keys])
     ratios = first["norm"].to_numpy() / again["norm"].to_numpy() - 1
     above = np.triu_indices(len(keys), 1)
     differences = (_cosines(first) - _cosines(again))[above]
@@ -71,11 +73,11 @@ def _sketch_errors(run: RunDirectory, again: pa.Table) -> tuple[float, float | N
 
 
 def _keys(table: pa.Table) -> list[tuple[str, int | None]]:
-    return list(zip(table["problem_id"].to_pylist(), table["rollout"].to_pylist(), strict=True))
+    return list(zip(*(table[name].to_pylist() for name in KEY_COLUMNS), strict=True))
 
 
 def _cosines(table: pa.Table) -> Float[np.ndarray, "N N"]:
-    unit = table["sketch"].combine_chunks().flatten().to_numpy().reshape(len(table), -1).astype(np.float32)
+    unit = unit_sketches(table)
     cosines: np.ndarray = unit @ unit.T
     return cosines
 

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.problems.problem import Problem, Split
 from gradcurate.scores.groups import Group
+from gradcurate.sketches.rows import unit_sketches
 from gradcurate.store.tables import read_table, shard_paths
 
 SCORES_SCHEMA = pa.schema(
@@ -136,7 +137,7 @@ def score_problems(
 
 
 def _add_shard(sums: ProblemGradients, shard: pa.Table, weights: Mapping[str, Mapping[Any, float]]) -> None:
-    unit = shard["sketch"].combine_chunks().flatten().to_numpy().reshape(len(shard), -1).astype(np.float32)
+    unit = unit_sketches(shard)
     ids, rollouts, norms, directional = (shard[name].to_pylist() for name in SKETCH_COLUMNS[:-1])
     for row, (problem_id, rollout) in enumerate(zip(ids, rollouts, strict=True)):
         weight = weights.get(problem_id, {}).get(rollout)

@@ -56,10 +56,11 @@ def find_gradient_space(model: Any, patterns: Sequence[str] = ()) -> GradientSpa
     unreached = [member.parameter for member in members if not seen[member.parameter].reached]
     if unreached or not members:
         raise _unreached(model, unreached)
+    by_parameter = {member.parameter: member for member in members}
     readers: dict[int, list[Member]] = {}
-    for member in sorted(members, key=lambda member: list(seen).index(member.parameter)):
-        if seen[member.parameter].accounted:
-            readers.setdefault(id(seen[member.parameter].inputs[0]), []).append(member)
+    for parameter, found in seen.items():
+        if found.accounted:
+            readers.setdefault(id(found.inputs[0]), []).append(by_parameter[parameter])
     formed = [
         FusedModule(m.parameter, (m,), hooked=False) for m in members if not seen[m.parameter].accounted
     ]
@@ -144,10 +145,10 @@ def _probe(model: Any, members: Sequence[Member]) -> dict[str, _Seen]:
 def _watched(model: Any, members: Sequence[Member], seen: dict[str, _Seen]) -> Iterator[None]:
     """Let the members' gradients be computed, looked at one by one, and dropped."""
     model.requires_grad_(False)
-    handles: list[Any] = []
+    head, handles = head_name(model), list[Any]()
     for member in members:
         weight = model.get_parameter(member.parameter).requires_grad_()
-        handles.append(weight.register_post_accumulate_grad_hook(_compare(model, member, seen)))
+        handles.append(weight.register_post_accumulate_grad_hook(_compare(member, seen, head)))
         module = model.get_submodule(member.module) if member.module != member.parameter else None
         if module is not None:
             handles.append(module.register_forward_hook(_remember(member, seen)))
@@ -168,7 +169,7 @@ def _remember(member: Member, seen: dict[str, _Seen]) -> Any:
     return hook
 
 
-def _compare(model: Any, member: Member, seen: dict[str, _Seen]) -> Any:
+def _compare(member: Member, seen: dict[str, _Seen], head: str | None) -> Any:
     """Return a hook that holds what the module showed against its weight's whole gradient."""
 
     def hook(weight: Tensor) -> None:
@@ -177,7 +178,7 @@ def _compare(model: Any, member: Member, seen: dict[str, _Seen]) -> Any:
         found.reached = True
         if grad is None or len(found.inputs) != 1 or found.inputs[0].ndim != INPUT_DIMENSIONS:
             return
-        if member.module == head_name(model):  # may be tied to the embeddings, whose share is not meant
+        if member.module == head:  # may be tied to the embeddings, whose share is not meant
             found.accounted = True
             return
         shown = found.grads[0].flatten(0, 1).float().T @ found.inputs[0].detach().flatten(0, 1).float()

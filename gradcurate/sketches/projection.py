@@ -84,7 +84,7 @@ def buckets_per_module(dim: int, modules: int) -> int:
     Of the squared error 1/K of a cosine, collisions within a module make up the share that its
     gradients have of both lengths, ``sum_m e[m] f[m]``, which is c/L with c = 1 where all modules
     have the same. n buckets instead of K multiply that share by K/n, and so the squared error by
-    1 + c/40, however many modules there are. Measured (dev/LOG.md): c = 3 to 6.
+    1 + c/40, however many modules there are. Measured (dev/LOG.md): c = 3.4 to 4.6.
     """
     return fast_size(math.ceil(dim / (1 + modules / MODULES_PER_SHARE)), dim)
 

@@ -50,11 +50,9 @@ def require_window(model: Any, batch: TokenBatch) -> None:
 
 
 def _logprobs(model: Any, batch: TokenBatch) -> torch.Tensor:
-    mask = {} if batch.attention is None else {"attention_mask": batch.attention}
+    layout = {"position_ids": batch.position_ids, "attention_mask": batch.attention}
     with torch.no_grad():
-        logits = model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **mask
-        ).logits
+        logits = model(input_ids=batch.input_ids, use_cache=False, **layout).logits
     chosen = logits[batch.rows, batch.columns].float().log_softmax(-1)
     logprobs: torch.Tensor = chosen.gather(1, batch.targets[:, None])[:, 0]
     return logprobs

@@ -4,7 +4,9 @@ The sketch is stored with unit norm in float16 and its norm beside it in float32
 short gradients are kept equally well.
 """
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Float
 
 
 def sketches_schema(dim: int) -> pa.Schema:
@@ -23,3 +25,9 @@ def sketches_schema(dim: int) -> pa.Schema:
             pa.field("sketch", pa.list_(pa.float16(), dim), nullable=False),
         ]
     )
+
+
+def unit_sketches(rows: pa.Table) -> Float[np.ndarray, "N K"]:
+    """Return the stored unit vectors of some rows, in float32."""
+    flat: np.ndarray = rows["sketch"].combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(rows), -1).astype(np.float32)

@@ -39,12 +39,12 @@ from gradcurate.sketches.rows import sketches_schema
 from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch, with_seed
 from gradcurate.sketches.token_batch import TokenBatch, pack_groups, pad_rollouts
 from gradcurate.store.atomic import replacing
-from gradcurate.store.run_directory import require_equal_fingerprints
+from gradcurate.store.run_directory import SECOND_SEED, require_equal_fingerprints
 from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths, write_table
 
 Batch = tuple[LiveRow, ...]
 SHARE_OF_TIME_SAVING = 0.2
-SECOND_SEED, SECOND_SEED_ROWS = "second_seed.parquet", 16
+SECOND_SEED_ROWS = 16
 
 
 @dataclass(frozen=True)

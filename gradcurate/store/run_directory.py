@@ -22,6 +22,8 @@ from pathlib import Path
 from gradcurate.errors import RunDirectoryError
 from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths
 
+SECOND_SEED = "second_seed.parquet"
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -62,7 +64,7 @@ class RunDirectory:
     @property
     def second_seed(self) -> Path:
         """Return the path of the rows that were sketched with a second seed."""
-        return self.direction.with_name("second_seed.parquet")
+        return self.direction.with_name(SECOND_SEED)
 
     @property
     def scores(self) -> Path:
