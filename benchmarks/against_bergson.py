@@ -31,7 +31,7 @@ from gradcurate.sketches.direction import load_direction
 from gradcurate.sketches.live_rollouts import LiveRollout
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
-from gradcurate.sketches.token_batch import pad_rollouts
+from gradcurate.sketches.stage import lay_out
 
 BATCH_TOKENS = 1024
 IGNORED = -100
@@ -109,7 +109,7 @@ def sketch_as_a_process() -> None:
     for split in ("validation", "pool"):
         mine = [r for r in rollouts if r.split == split]
         for batch in cut_batches(mine, lambda r: r.tokens, lambda r: r.identity, BATCH_TOKENS):
-            tokens = pad_rollouts([r.prompt for r in batch], [r.completion for r in batch], CPU)
+            tokens = lay_out(batch, sketcher.model)
             found = sketch_batch(sketcher, tokens, along=direction if split == "pool" else None)
             for r, sketch in zip(batch, found.sketches.numpy(), strict=True):
                 length = np.linalg.norm(sketch)

@@ -27,7 +27,7 @@ from gradcurate.sketches.modules import FusedModule
 from gradcurate.sketches.projection import Projection, project_space
 from gradcurate.sketches.score_function import backward_score_functions
 from gradcurate.sketches.sketcher import Sketcher, build_sketcher, sketch_batch
-from gradcurate.sketches.token_batch import TokenBatch, pad_rollouts
+from gradcurate.sketches.stage import lay_out
 
 DIMENSIONS = (512, 1024, 2048, 4096, 8192, 16384)
 SEEDS = (0, 1)
@@ -68,17 +68,13 @@ def sketch_all(
 
         with collecting(sketcher.model, sketcher.space, consume):
             backward_score_functions(
-                sketcher.model, _tokens(batch), sketcher.temperature, sketcher.chunked_head
+                sketcher.model, lay_out(batch, sketcher.model), sketcher.temperature, sketcher.chunked_head
             )
         for number, r in enumerate(batch):
             directional[r.identity] = derivatives[number].item()
             for m in maps:
                 rows[m][r.identity] = sketches[m][number].numpy()
     return rows, directional
-
-
-def _tokens(batch: Sequence[LiveRollout]) -> TokenBatch:
-    return pad_rollouts([r.prompt for r in batch], [r.completion for r in batch], CPU)
 
 
 def problem_sums(rows: Rows, rollouts: Sequence[LiveRollout], stored: str) -> dict[str, np.ndarray]:
@@ -142,8 +138,8 @@ def output_layer_cosines(pool: Sequence[LiveRollout], validation: Sequence[LiveR
     sketcher = build_sketcher(demo_policy().model, Projection(16384), modules=["lm_head"])
     weights = torch.tensor([r.weight for r in validation])
     direction = {m.name: torch.zeros(m.out_features, m.in_features) for m in sketcher.space.modules}
-    sketch_batch(sketcher, _tokens(validation), onto=direction, weights=weights)
-    found = sketch_batch(sketcher, _tokens(pool), along=direction)
+    sketch_batch(sketcher, lay_out(validation, sketcher.model), onto=direction, weights=weights)
+    found = sketch_batch(sketcher, lay_out(pool, sketcher.model), along=direction)
     sums: dict[str, Any] = {}
     dots: dict[str, float] = {}
     for r, sketch, along in zip(pool, found.sketches, found.directional.tolist(), strict=True):

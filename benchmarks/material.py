@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gradcurate.config import Settings
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
 from gradcurate.results import read_groups, read_rollouts, split_weights
@@ -27,6 +28,7 @@ SCRATCH = Path("runs/benchmarks")
 CPU = torch.device("cpu")
 TOPICS = ("a river", "two brothers", "the first train", "a lost key")
 GROUP = 4
+BATCH_TOKENS = Settings.__dataclass_fields__["batch_tokens"].default  # as the product cuts
 Tokens = tuple[Sequence[int], Sequence[int]]
 
 

@@ -12,18 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from material import batches_of, demo_policy, mean_length, sampled_rollouts, wide_llama
+from material import BATCH_TOKENS, batches_of, demo_policy, mean_length, sampled_rollouts, wide_llama
 from measuring import median_ratio, seconds, write_table
 from torch.nn.functional import cross_entropy
 
-from gradcurate.config import Settings
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
 from gradcurate.sketches.token_batch import TokenBatch
 
 REPETITIONS = 5
 IGNORED = -100
-BATCH_TOKENS = Settings.__dataclass_fields__["batch_tokens"].default
 
 
 def bare(model: Any, batch: TokenBatch) -> None:

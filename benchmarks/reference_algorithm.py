@@ -15,17 +15,16 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from material import CPU, DEMO, demo_policy, demo_rollouts
+from material import BATCH_TOKENS, CPU, DEMO, demo_policy, demo_rollouts
 from measuring import in_own_process, peak_mebibytes, write_table
 
-from gradcurate.config import Settings
 from gradcurate.report.verification import spearman
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.live_rollouts import LiveRollout
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
-from gradcurate.sketches.token_batch import pad_rollouts
+from gradcurate.sketches.stage import lay_out
 
 PROBLEMS = 12
 Cosines = dict[str, float]
@@ -46,7 +45,7 @@ def by_whole_gradients(model: Any, rollouts: Sequence[LiveRollout], direction: D
     length, cosines = norm(direction), {}
     for problem_id, group in groupby(rollouts, key=lambda r: r.problem_id):
         members = list(group)
-        batch = pad_rollouts([r.prompt for r in members], [r.completion for r in members], CPU)
+        batch = lay_out(members, model)
         logits = model(input_ids=batch.input_ids, use_cache=False).logits[batch.rows, batch.columns]
         chosen = logits.float().log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
         (torch.tensor([r.weight for r in members])[batch.rows] * chosen).sum().backward()
@@ -67,9 +66,8 @@ def by_sketches(model: Any, rollouts: Sequence[LiveRollout], direction: Directio
     sketcher, length = build_sketcher(model, Projection(4096)), norm(direction)
     dots: dict[str, float] = {}
     sketches: dict[str, torch.Tensor] = {}
-    budget = Settings.__dataclass_fields__["batch_tokens"].default
-    for batch in cut_batches(rollouts, lambda r: r.tokens, lambda r: r.identity, budget):
-        tokens = pad_rollouts([r.prompt for r in batch], [r.completion for r in batch], CPU)
+    for batch in cut_batches(rollouts, lambda r: r.tokens, lambda r: r.identity, BATCH_TOKENS):
+        tokens = lay_out(batch, model)
         found = sketch_batch(sketcher, tokens, along=direction)
         for r, sketch, along in zip(batch, found.sketches, found.directional.tolist(), strict=True):
             sketches[r.problem_id] = sketches.get(r.problem_id, 0) + r.weight * sketch

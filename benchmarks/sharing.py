@@ -7,10 +7,9 @@ one row a problem. Ratios within a repetition, medians over three.
 """
 
 import numpy as np
-from material import demo_policy
+from material import BATCH_TOKENS, demo_policy
 from measuring import median_ratio, seconds, write_table
 
-from gradcurate.config import Settings
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.live_rollouts import LiveRollout, LiveRow, live_groups
 from gradcurate.sketches.projection import Projection
@@ -19,7 +18,6 @@ from gradcurate.sketches.stage import lay_out
 
 CASES = [(30, 40), (100, 40), (300, 40), (300, 100), (40, 300)]
 PROBLEMS, GROUP, REPETITIONS = 2, 8, 3
-BATCH_TOKENS = Settings.__dataclass_fields__["batch_tokens"].default
 
 
 def random_rollouts(prompt: int, completion: int) -> list[LiveRollout]:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from material import demo_policy
+from material import BATCH_TOKENS, demo_policy
 from measuring import in_own_process, peak_mebibytes, write_table
 
-from gradcurate.config import Settings
 from gradcurate.progress import Silent
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import norm, save_direction
@@ -28,7 +27,6 @@ from gradcurate.sketches.sketcher import build_sketcher
 from gradcurate.sketches.stage import SketchStage, run_pool_sketches
 
 CASES = [(200, 24), (2000, 24), (50, 96), (100, 96), (200, 96), (40, 256), (20, 512), (10, 1024)]
-BATCH_TOKENS = Settings.__dataclass_fields__["batch_tokens"].default
 
 
 def random_rollouts(count: int, tokens: int) -> list[LiveRollout]:
