@@ -101,7 +101,7 @@ def find_proxy(name: str | None, policy: Checkpoint, tokenizer: Any) -> Checkpoi
     """
     if name is None:
         return policy
-    found = find_checkpoint(name)
+    found = find_checkpoint(name, "--gradient-model")
     own, other = tokenizer.get_vocab(), load_tokenizer(found).get_vocab()
     if own != other:
         raise PolicyError(

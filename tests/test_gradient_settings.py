@@ -121,6 +121,16 @@ def test_a_gradient_model_of_another_tokenizer_is_refused(workspace, tmp_path):
     assert not Path("runs").exists()
 
 
+def test_a_gradient_model_that_is_not_there_is_named_by_its_own_option(workspace):
+    with pytest.raises(PolicyError) as caught:
+        gradcurate.score(**workspace, gradient_model="./nowhere")
+    assert str(caught.value) == (
+        "--gradient-model must be a checkpoint folder, a .gguf file, a Hugging Face id or smollm2-135m; "
+        "./nowhere is not there. Check the path."
+    )
+    assert not Path("runs").exists()
+
+
 def test_modules_narrow_the_gradient(finished):
     narrowed = again(finished, modules="q_proj, layers.1.mlp.*")
     assert narrowed != pytest.approx(scores(RUN), abs=0.02)

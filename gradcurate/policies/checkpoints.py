@@ -54,13 +54,13 @@ class Checkpoint:
         return files_digest(sorted(files))
 
 
-def find_checkpoint(name: str) -> Checkpoint:
-    """Resolve what the user called the model.
+def find_checkpoint(name: str, option: str = "--model") -> Checkpoint:
+    """Resolve what the user called the model with an option.
 
     Raises:
         PolicyError: Nothing of that name is a checkpoint.
     """
-    folder = _folder(name)
+    folder = _folder(name, option)
     if (folder / ADAPTER_CONFIG).exists():
         return Checkpoint(name, _base_folder(name, folder), adapter=folder)
     _require_weights(name, folder)
@@ -75,7 +75,7 @@ def _base_folder(name: str, adapter: Path) -> Path:
     if (Path(base) / ADAPTER_CONFIG).exists():
         raise _no_base(name, f"{base} is an adapter itself")
     try:
-        folder = _folder(base)
+        folder = _folder(base, ADAPTER_CONFIG)
         _require_weights(base, folder)
     except PolicyError as error:
         raise _no_base(name, error.received) from error
@@ -98,7 +98,7 @@ def _no_base(name: str, received: str) -> PolicyError:
     )
 
 
-def _folder(name: str) -> Path:
+def _folder(name: str, option: str) -> Path:
     path = Path(name)
     if name == DEMO_ALIAS and not path.exists():
         return converted_gguf(demo_gguf())
@@ -108,14 +108,14 @@ def _folder(name: str) -> Path:
         return converted_gguf(path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PolicyError(
-            "--model must be a checkpoint folder, a .gguf file, a Hugging Face id or smollm2-135m",
+            f"{option} must be a checkpoint folder, a .gguf file, a Hugging Face id or smollm2-135m",
             f"{name} is {'a file of another kind' if path.exists() else 'not there'}",
             "Check the path.",
         )
-    return _download(name)
+    return _download(name, option)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, option: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -123,7 +123,7 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(IDENTITY_PATTERNS)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise PolicyError(
-            "--model must be a checkpoint folder, a .gguf file, a Hugging Face id or smollm2-135m",
+            f"{option} must be a checkpoint folder, a .gguf file, a Hugging Face id or smollm2-135m",
             f"{name} is no folder here, and the hub says: {first_line(error)}",
             "Check the name, the network, or `hf auth login` for a gated model.",
         ) from error
