@@ -29,9 +29,9 @@ from gradcurate.results import read_scores
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import load_direction
 from gradcurate.sketches.live_rollouts import LiveRollout
+from gradcurate.sketches.live_sketches import sketch_rows
 from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
-from gradcurate.sketches.stage import lay_out
+from gradcurate.sketches.sketcher import build_sketcher
 
 BATCH_TOKENS = 1024
 IGNORED = -100
@@ -109,8 +109,7 @@ def sketch_as_a_process() -> None:
     for split in ("validation", "pool"):
         mine = [r for r in rollouts if r.split == split]
         for batch in cut_batches(mine, lambda r: r.tokens, lambda r: r.identity, BATCH_TOKENS):
-            tokens = lay_out(batch, sketcher.model)
-            found = sketch_batch(sketcher, tokens, along=direction if split == "pool" else None)
+            found = sketch_rows(sketcher, batch, along=direction if split == "pool" else None)
             for r, sketch in zip(batch, found.sketches.numpy(), strict=True):
                 length = np.linalg.norm(sketch)
                 rows[places[r.split, *r.identity]] = (sketch / length).astype(np.float16) * length

@@ -23,11 +23,11 @@ from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.gradients import ModuleGradients
 from gradcurate.sketches.kernels import Fft, add_buckets
 from gradcurate.sketches.live_rollouts import LiveRollout
+from gradcurate.sketches.live_sketches import lay_out
 from gradcurate.sketches.modules import FusedModule
 from gradcurate.sketches.projection import Projection, project_space
 from gradcurate.sketches.score_function import backward_score_functions
 from gradcurate.sketches.sketcher import Sketcher, build_sketcher, sketch_batch
-from gradcurate.sketches.stage import lay_out
 
 DIMENSIONS = (512, 1024, 2048, 4096, 8192, 16384)
 SEEDS = (0, 1)
@@ -66,10 +66,9 @@ def sketch_all(
             if along is not None:
                 derivatives += gradients.along(along[fused.name])
 
+        tokens = lay_out(batch, sketcher.model).tokens
         with collecting(sketcher.model, sketcher.space, consume):
-            backward_score_functions(
-                sketcher.model, lay_out(batch, sketcher.model), sketcher.temperature, sketcher.chunked_head
-            )
+            backward_score_functions(sketcher.model, tokens, sketcher.temperature, sketcher.chunked_head)
         for number, r in enumerate(batch):
             directional[r.identity] = derivatives[number].item()
             for m in maps:
@@ -138,8 +137,8 @@ def output_layer_cosines(pool: Sequence[LiveRollout], validation: Sequence[LiveR
     sketcher = build_sketcher(demo_policy().model, Projection(16384), modules=["lm_head"])
     weights = torch.tensor([r.weight for r in validation])
     direction = {m.name: torch.zeros(m.out_features, m.in_features) for m in sketcher.space.modules}
-    sketch_batch(sketcher, lay_out(validation, sketcher.model), onto=direction, weights=weights)
-    found = sketch_batch(sketcher, lay_out(pool, sketcher.model), along=direction)
+    sketch_batch(sketcher, lay_out(validation, sketcher.model).tokens, onto=direction, weights=weights)
+    found = sketch_batch(sketcher, lay_out(pool, sketcher.model).tokens, along=direction)
     sums: dict[str, Any] = {}
     dots: dict[str, float] = {}
     for r, sketch, along in zip(pool, found.sketches, found.directional.tolist(), strict=True):

@@ -22,9 +22,9 @@ from gradcurate.report.verification import spearman
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.live_rollouts import LiveRollout
+from gradcurate.sketches.live_sketches import lay_out
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
-from gradcurate.sketches.stage import lay_out
 
 PROBLEMS = 12
 Cosines = dict[str, float]
@@ -45,7 +45,7 @@ def by_whole_gradients(model: Any, rollouts: Sequence[LiveRollout], direction: D
     length, cosines = norm(direction), {}
     for problem_id, group in groupby(rollouts, key=lambda r: r.problem_id):
         members = list(group)
-        batch = lay_out(members, model)
+        batch = lay_out(members, model).tokens
         logits = model(input_ids=batch.input_ids, use_cache=False).logits[batch.rows, batch.columns]
         chosen = logits.float().log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
         (torch.tensor([r.weight for r in members])[batch.rows] * chosen).sum().backward()
@@ -67,7 +67,7 @@ def by_sketches(model: Any, rollouts: Sequence[LiveRollout], direction: Directio
     dots: dict[str, float] = {}
     sketches: dict[str, torch.Tensor] = {}
     for batch in cut_batches(rollouts, lambda r: r.tokens, lambda r: r.identity, BATCH_TOKENS):
-        tokens = lay_out(batch, model)
+        tokens = lay_out(batch, model).tokens
         found = sketch_batch(sketcher, tokens, along=direction)
         for r, sketch, along in zip(batch, found.sketches, found.directional.tolist(), strict=True):
             sketches[r.problem_id] = sketches.get(r.problem_id, 0) + r.weight * sketch

@@ -12,9 +12,9 @@ from measuring import median_ratio, seconds, write_table
 
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.live_rollouts import LiveRollout, LiveRow, live_groups
+from gradcurate.sketches.live_sketches import sketch_rows
 from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
-from gradcurate.sketches.stage import lay_out
+from gradcurate.sketches.sketcher import build_sketcher
 
 CASES = [(30, 40), (100, 40), (300, 40), (300, 100), (40, 300)]
 PROBLEMS, GROUP, REPETITIONS = 2, 8, 3
@@ -38,7 +38,7 @@ def main() -> None:
 
     def sketch(rows: list[LiveRow]) -> None:
         for batch in cut_batches(rows, lambda r: r.tokens, lambda r: r.identity, BATCH_TOKENS):
-            sketch_batch(sketcher, lay_out(batch, sketcher.model))
+            sketch_rows(sketcher, batch)
 
     table = []
     for prompt, completion in CASES:

@@ -9,7 +9,7 @@ from gradcurate.sketches.optimizer_state import read_second_moments
 from gradcurate.sketches.preconditioner import factor_moments
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.prompt_sharing import require_prompt_sharing
-from gradcurate.sketches.sketcher import Sketcher, build_sketcher, preconditioned
+from gradcurate.sketches.sketcher import Budget, Sketcher, build_sketcher, preconditioned
 
 
 def sketcher_for(settings: Settings, checkpoint: Checkpoint, policy: Policy) -> Sketcher:
@@ -23,6 +23,7 @@ def sketcher_for(settings: Settings, checkpoint: Checkpoint, policy: Policy) -> 
     sketcher = replace(
         build_sketcher(policy.model, projection, settings.kernel, settings.temperature, patterns),
         recompute=settings.gradient_checkpointing,
+        budget=Budget(too_many_tokens=settings.batch_tokens + 1),
     )
     if settings.granularity == "problem":
         require_prompt_sharing(policy.model)

@@ -12,9 +12,9 @@ Positions of padding take part: their output gradients are zero, and the model r
 All arithmetic is float32, whatever the dtype of the model.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Literal, final
 
 import torch
@@ -25,7 +25,7 @@ from gradcurate.sketches.projection import ModuleProjection, fast_size
 
 KernelName = Literal["fft", "outer"]
 
-TOKENS_PER_BLOCK = 256
+TOKENS_PER_BLOCK = {"cpu": 256, "accelerator": 4096}
 """Keeps a block's transforms in cache: four times as many tokens took twice as long (dev/LOG.md)."""
 
 
@@ -81,13 +81,15 @@ class Fft(Kernel):
         rows, tokens = inputs.shape[:2]
         size = transform_size(projection)
         spectra = torch.zeros(rows, size // 2 + 1, dtype=torch.complex64, device=inputs.device)
-        left, right = [grads.flatten(0, 1) for grads in output_grads], [inputs.flatten(0, 1)]
-        for start in range(0, rows * tokens, TOKENS_PER_BLOCK):
-            stop = min(rows * tokens, start + TOKENS_PER_BLOCK)
-            product = self._spectrum([part[start:stop] for part in left], projection.output_signs, size)
-            product.mul_(self._spectrum([part[start:stop] for part in right], projection.input_signs, size))
-            for row, first, last in _pieces(start, stop, tokens):
-                spectra[row] += product[first:last].sum(0)
+        for block in _blocks(rows, tokens, TOKENS_PER_BLOCK["cpu" if inputs.is_cpu else "accelerator"]):
+            left, right = (
+                [grads[block].flatten(0, 1) for grads in output_grads],
+                [inputs[block].flatten(0, 1)],
+            )
+            product = self._spectrum(left, projection.output_signs, size)
+            product.mul_(self._spectrum(right, projection.input_signs, size))
+            own = spectra[block[0]]
+            own += product.view(len(own), -1, product.shape[1]).sum(1)
         sums: Tensor = torch.fft.irfft(spectra, n=size)
         return sums
 
@@ -95,8 +97,7 @@ class Fft(Kernel):
         self, parts: Sequence[Float[Tensor, "tokens _"]], signs: Float[Tensor, " width"], size: int
     ) -> Complex[Tensor, "tokens bins"]:
         """Return the transforms of signed tokens, their indices taken modulo ``size``."""
-        tokens = len(parts[0])
-        signal = self._buffer(len(signs), size, signs.device)[:tokens]
+        signal = self._buffer(len(parts[0]), len(signs), size, signs.device)
         at = 0
         for part in parts:
             _write(signal, part, signs[at : at + part.shape[1]], at)
@@ -104,12 +105,12 @@ class Fft(Kernel):
         spectrum: Tensor = torch.fft.rfft(signal)
         return spectrum
 
-    def _buffer(self, width: int, size: int, device: torch.device) -> Tensor:
-        """Return a block of signals that are zero beyond ``width``."""
+    def _buffer(self, tokens: int, width: int, size: int, device: torch.device) -> Tensor:
+        """Return signals that are zero beyond ``width``."""
         key = (width, size, device)
-        if key not in self._buffers:
-            self._buffers[key] = torch.zeros(TOKENS_PER_BLOCK, size, device=device)
-        return self._buffers[key]
+        if key not in self._buffers or len(self._buffers[key]) < tokens:
+            self._buffers[key] = torch.zeros(tokens, size, device=device)
+        return self._buffers[key][:tokens]
 
 
 KERNELS: dict[KernelName, type[Fft] | type[Outer]] = {"fft": Fft, "outer": Outer}
@@ -134,11 +135,13 @@ def transform_size(projection: ModuleProjection) -> int:
     return fast_size(needed, projection.buckets)
 
 
-def _pieces(start: int, stop: int, tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Cut the flat positions of a block at the ends of rows: row, and first and last place in the block."""
-    inner = range(start - start % tokens + tokens, stop, tokens)
-    for first, last in pairwise([start, *inner, stop]):
-        yield first // tokens, first - start, last - start
+def _blocks(rows: int, tokens: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a batch into blocks of several whole rows, or of a part of one, of equal size as far as may be."""
+    several = max(1, most // tokens)
+    part = math.ceil(tokens / math.ceil(tokens / most))
+    for row in range(0, rows, several):
+        for start in range(0, tokens, part):
+            yield slice(row, row + several), slice(start, start + part)
 
 
 def _write(
@@ -158,9 +161,9 @@ def _write(
         end = min(width, begin + size - place)
         target = signal[:, place : place + end - begin]
         if lap:
-            target += part[:, begin:end] * signs[begin:end]
+            target.addcmul_(part[:, begin:end].float(), signs[begin:end])
         else:
-            torch.mul(part[:, begin:end], signs[begin:end], out=target)
+            target.copy_(part[:, begin:end]).mul_(signs[begin:end])
         begin = end
 
 

@@ -32,7 +32,7 @@ from gradcurate.sketches.token_batch import TokenBatch
 @final
 @dataclass
 class Budget:
-    """The largest batch that memory is known not to hold, in padded tokens."""
+    """The smallest batch that is cut, in padded tokens: too large for the settings, or for the memory."""
 
     too_many_tokens: float = float("inf")
 

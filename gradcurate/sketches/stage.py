@@ -19,11 +19,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from gradcurate.errors import NumericalError
@@ -31,13 +30,12 @@ from gradcurate.progress import Progress, Task
 from gradcurate.sketches.diagnosis import first_not_finite
 from gradcurate.sketches.direction import Direction, dot, load_direction, save_direction, zero_direction
 from gradcurate.sketches.direction_record import DirectionRecord, read_record
-from gradcurate.sketches.live_rollouts import LiveGroup, LiveRollout, LiveRow
+from gradcurate.sketches.live_rollouts import LiveRow
+from gradcurate.sketches.live_sketches import lay_out, sketch_rows
 from gradcurate.sketches.mismatch import require_agreement, row_mismatches
 from gradcurate.sketches.preconditioner import precondition_direction
-from gradcurate.sketches.prompt_sharing import require_window
 from gradcurate.sketches.rows import sketches_schema
-from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch, with_seed
-from gradcurate.sketches.token_batch import TokenBatch, pack_groups, pad_rollouts
+from gradcurate.sketches.sketcher import BatchGradients, Sketcher, with_seed
 from gradcurate.store.atomic import replacing
 from gradcurate.store.run_directory import SECOND_SEED, require_equal_fingerprints
 from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths, write_table
@@ -117,10 +115,7 @@ def run_validation_sketches(stage: SketchStage, batches: Sequence[Batch], progre
             owed = not shard_path(stage.folder, batch).exists()
             if number < summed and not owed:
                 continue
-            tokens = lay_out(batch, sketcher.model)
-            weights = torch.tensor([r.weight for r in batch], device=tokens.input_ids.device)
-            onto = direction if number >= summed else None
-            gradients = sketch_batch(sketcher, tokens, onto=onto, weights=weights.float())
+            gradients = sketch_rows(sketcher, batch, onto=direction if number >= summed else None)
             table = _table(stage, batch, gradients)
             saver.save_in_time(max(number + 1, summed))
             if owed:
@@ -138,7 +133,7 @@ def run_pool_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Pr
         sketcher = stage.sketcher()
         direction = _load_dual(stage, sketcher)
         for batch in owed:
-            gradients = sketch_batch(sketcher, lay_out(batch, sketcher.model), along=direction)
+            gradients = sketch_rows(sketcher, batch, along=direction)
             table = _table(stage, batch, gradients)
             write_table(shard_path(stage.folder, batch), table, "sketches", stage.fingerprint)
             task.advance(len(batch), tokens=sum(r.tokens for r in batch))
@@ -151,7 +146,7 @@ def _sketch_again(stage: SketchStage, sketcher: Sketcher, batches: Sequence[Batc
     sizes = itertools.accumulate((len(batch) for batch in middle), initial=0)
     sample = [batch for batch, before in zip(middle, sizes, strict=False) if before < SECOND_SEED_ROWS]
     other = with_seed(sketcher, sketcher.projection.seed + 1)
-    tables = [_table(stage, b, sketch_batch(other, lay_out(b, sketcher.model))) for b in sample]
+    tables = [_table(stage, batch, sketch_rows(other, batch)) for batch in sample]
     write_table(stage.second_seed, pa.concat_tables(tables), "sketches", stage.fingerprint)
 
 
@@ -216,23 +211,6 @@ def _task(
     return progress.task(name, total=sum(map(len, batches)), done=done, unit="rollouts")
 
 
-def lay_out(batch: Batch, model: Any) -> TokenBatch:
-    """Return the tokens of a batch of rollouts, or of groups with their prompts shared."""
-    rollouts = [row for row in batch if isinstance(row, LiveRollout)]
-    if rollouts:
-        return pad_rollouts([r.prompt for r in rollouts], [r.completion for r in rollouts], model.device)
-    groups = [row.rollouts for row in batch if isinstance(row, LiveGroup)]
-    tokens = pack_groups(
-        [group[0].prompt for group in groups],
-        [[r.completion for r in group] for group in groups],
-        [[r.weight for r in group] for group in groups],
-        model.device,
-        model.dtype,
-    )
-    require_window(model, tokens)
-    return tokens
-
-
 def _table(stage: SketchStage, batch: Batch, gradients: BatchGradients) -> pa.Table:
     norms = gradients.sketches.norm(dim=1)
     _require_finite(stage, batch, norms)
@@ -260,7 +238,7 @@ def _require_finite(stage: SketchStage, batch: Batch, norms: Tensor) -> None:
     bad = np.flatnonzero(~(np.isfinite(norms.cpu().numpy()) & (norms.cpu().numpy() > 0)))
     if len(bad):
         first, sketcher = batch[bad[0]], stage.sketcher()
-        cause = first_not_finite(sketcher, lay_out((first,), sketcher.model))
+        cause = first_not_finite(sketcher, lay_out((first,), sketcher.model).tokens)
         rollout = "the row" if first.rollout is None else f"rollout {first.rollout}"
         raise NumericalError(
             "Every gradient must be finite and not zero",

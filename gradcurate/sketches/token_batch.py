@@ -65,9 +65,12 @@ class TokenBatch:
 
 
 def pad_rollouts(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    device: torch.device,
+    weights: Sequence[float] | None = None,
 ) -> TokenBatch:
-    """Lay out one rollout a row."""
+    """Lay out one rollout a row, with what its log-probability counts, if not one."""
     rows = [([*p, *c[:-1]], len(p) - 1, c) for p, c in zip(prompts, completions, strict=True)]
     return TokenBatch(
         input_ids=_padded([tokens for tokens, _, _ in rows]).to(device),
@@ -75,6 +78,7 @@ def pad_rollouts(
         rows=_flat([[row] * len(c) for row, (_, _, c) in enumerate(rows)]).to(device),
         columns=_flat([range(start, start + len(c)) for _, start, c in rows]).to(device),
         targets=_flat([c for _, _, c in rows]).to(device),
+        token_weights=None if weights is None else _token_weights(weights, completions).to(device),
     )
 
 
@@ -100,10 +104,6 @@ def pack_groups(
     rows = [
         _Packed(list(p), [list(c) for c in several]) for p, several in zip(prompts, completions, strict=True)
     ]
-    counts = [
-        weight for row, of in zip(rows, weights, strict=True)
-        for c, weight in zip(row.completions, of, strict=True) for _ in c
-    ]  # fmt: skip
     segments = _padded([row.segments for row in rows], padding=-1)
     return TokenBatch(
         input_ids=_padded([row.tokens for row in rows]).to(device),
@@ -111,7 +111,9 @@ def pack_groups(
         rows=_flat([[number] * len(row.columns) for number, row in enumerate(rows)]).to(device),
         columns=_flat([row.columns for row in rows]).to(device),
         targets=_flat([[t for c in row.completions for t in c] for row in rows]).to(device),
-        token_weights=torch.tensor(counts, dtype=torch.float32).to(device),
+        token_weights=_token_weights(
+            [weight for row in weights for weight in row], [c for row in completions for c in row]
+        ).to(device),
         position_ids=_padded([row.positions for row in rows]).to(device),
         attention=_attention(segments, dtype).to(device),
     )
@@ -155,6 +157,11 @@ def _attention(segments: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor
     query, key = segments[:, :, None], segments[:, None, :]
     seen = ((key == 0) | (key == query)).tril()
     return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+
+
+def _token_weights(weights: Sequence[float], completions: Sequence[Sequence[int]]) -> Float[Tensor, " N"]:
+    lengths = torch.tensor([len(c) for c in completions])
+    return torch.tensor(weights, dtype=torch.float32).repeat_interleave(lengths)
 
 
 def _padded(rows: Sequence[Sequence[int]], padding: int = 0) -> Int[Tensor, "B T"]:

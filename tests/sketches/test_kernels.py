@@ -128,7 +128,7 @@ def test_rows_of_a_batch_and_members_of_a_module_may_lie_across_blocks(
     a, d = (torch.randn(rows, tokens, n, generator=generator) for n in (inputs, outputs))
     projection, used = drawn(outputs, inputs, dim), KERNELS[kernel]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "TOKENS_PER_BLOCK", block)
+        patch.setitem(kernels.TOKENS_PER_BLOCK, "cpu", block)
         used.buckets(
             drawn(outputs + 3, inputs + 1, dim), torch.ones(1, 9, inputs + 1), [torch.ones(1, 9, outputs + 3)]
         )

@@ -6,7 +6,7 @@ import torch
 from gradcurate.errors import PolicyError
 from gradcurate.sketches.direction import norm, zero_direction
 from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.prompt_sharing import require_prompt_sharing, require_window
+from gradcurate.sketches.prompt_sharing import require_prompt_sharing
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
 from gradcurate.sketches.token_batch import pack_groups
 from sketches.architectures import tiny_gpt2, tiny_model
@@ -77,13 +77,10 @@ def drop_the_mask(_module, args, kwargs):
     return args, {**kwargs, "attention_mask": None}
 
 
-def test_a_row_longer_than_the_attention_window_is_refused():
-    model = tiny_model("Mistral", sliding_window=7)
+def test_a_model_that_takes_no_positions_is_refused():
     with pytest.raises(PolicyError) as raised:
-        require_window(model, packed())
+        require_prompt_sharing(tiny_model("Bloom"))
     assert str(raised.value) == (
-        "With --granularity problem, a row must fit the attention window of 7 tokens; "
-        "a problem and its rollouts have 8. Use --granularity rollout."
+        "--granularity problem needs a model that follows an attention mask and positions; "
+        "BloomForCausalLM takes no position_ids. Use --granularity rollout."
     )
-    require_window(tiny_model("Mistral", sliding_window=8), packed())
-    require_window(tiny_model("Llama"), packed())
