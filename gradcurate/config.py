@@ -132,7 +132,7 @@ class Settings:
         default="none",
     )
     batch_tokens: Annotated[int, Ge(1)] = _setting(
-        "Padded tokens in one gradient pass; halved where memory runs out.", stage="sketches", default=2048
+        "Padded tokens in one gradient pass; halved where memory runs out.", stage="sketches", default=1024
     )
     advantage: Literal["grpo", "dr_grpo", "rloo"] = _setting(
         "Advantage, named after what the trainer computes.", stage="sketches", default="grpo"

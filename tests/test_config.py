@@ -92,7 +92,7 @@ def test_of_stage_has_the_values():
         "sketch_dim": 4096,
         "sketch_seed": 0,
         "kernel": "outer",
-        "batch_tokens": 2048,
+        "batch_tokens": 1024,
         "granularity": "rollout",
         "modules": None,
         "precondition": "none",
