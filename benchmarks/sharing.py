@@ -6,6 +6,8 @@ Eight rollouts a problem of random tokens on SmolLM2-135M, all sketched: one row
 one row a problem. Ratios within a repetition, medians over three.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from material import BATCH_TOKENS, demo_policy
 from measuring import median_ratio, seconds, write_table
@@ -14,7 +16,7 @@ from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.live_rollouts import LiveRollout, LiveRow, live_groups
 from gradcurate.sketches.live_sketches import sketch_rows
 from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.sketcher import build_sketcher
+from gradcurate.sketches.sketcher import Budget, build_sketcher
 
 CASES = [(30, 40), (100, 40), (300, 40), (300, 100), (40, 300)]
 PROBLEMS, GROUP, REPETITIONS = 2, 8, 3
@@ -34,7 +36,7 @@ def random_rollouts(prompt: int, completion: int) -> list[LiveRollout]:
 
 def main() -> None:
     """Measure every case."""
-    sketcher = build_sketcher(demo_policy().model, Projection(4096))
+    sketcher = replace(build_sketcher(demo_policy().model, Projection(4096)), budget=Budget(BATCH_TOKENS + 1))
 
     def sketch(rows: list[LiveRow]) -> None:
         for batch in cut_batches(rows, lambda r: r.tokens, lambda r: r.identity, BATCH_TOKENS):

@@ -10,6 +10,7 @@ This module is imported by ``gradcurate --help``: it needs nothing but the stand
 """
 
 import dataclasses
+import math
 import os
 import tomllib
 import types
@@ -95,10 +96,30 @@ class Settings:
     dtype: Literal["float32", "bfloat16"] = _setting(
         "Arithmetic of the policy.", stage="rollouts", default="float32"
     )
+    dump: str | None = _setting(
+        "Sample nothing: take rollouts and rewards that a trainer wrote (a file, a folder, a pattern).",
+        stage="rollouts",
+        default=None,
+    )
+    allow_unmatched: bool = _setting(
+        "Take a --dump of which less than 90 % answers these problems.", stage=None, default=False
+    )
     reward: str = _setting(
-        "math, exact, numeric, choice, reasoning_gym, or path/to/file.py:function.",
+        "math, exact, numeric, choice, reasoning_gym, or path/to/file.py:function; several, comma-separated, "
+        "add up.",
         stage="rollouts",
         default="math",
+    )
+    reward_weights: str | None = _setting(
+        "Weight of each of several rewards, comma-separated.", stage="rollouts", default=None
+    )
+    reward_style: Literal["verl", "trl", "openrlhf", "slime", "areal", "verifiers"] | None = _setting(
+        "Trainer whose signature your function has; recognised by its parameters if not given.",
+        stage="rollouts",
+        default=None,
+    )
+    reward_memory_mebibytes: Annotated[int, Ge(256)] = _setting(
+        "Memory that a reward process may allocate.", stage=None, default=8192
     )
     reward_timeout_seconds: Annotated[float, Gt(0)] = _setting(
         "Time limit of one reward call.", stage=None, default=10.0
@@ -153,13 +174,42 @@ class Settings:
     device: str = _setting("auto, cpu, cuda, cuda:1, ...", stage=None, default="auto")
 
     @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Return ``reward`` as a list."""
+        return _parts(self.reward)
+
+    @property
+    def reward_weight_numbers(self) -> tuple[float, ...]:
+        """Return ``reward_weights`` as numbers.
+
+        Raises:
+            SettingsError: They are not one number for each reward.
+        """
+        names, given = self.reward_names, _parts(self.reward_weights)
+        try:
+            numbers = tuple(float(part) for part in given)
+        except ValueError:
+            numbers = ()
+        if given and not (len(numbers) == len(names) and all(map(math.isfinite, numbers))):
+            raise SettingsError(
+                f"--reward-weights must be {len(names)} comma-separated numbers, one for each --reward",
+                f"{self.reward_weights!r} was given",
+                "Write them as in 1,0.5.",
+            )
+        return numbers
+
+    @property
     def module_patterns(self) -> tuple[str, ...]:
         """Return ``modules`` as a list."""
-        return tuple(part.strip() for part in (self.modules or "").split(",") if part.strip())
+        return _parts(self.modules)
 
     def of_stage(self, stage: Stage) -> dict[str, Any]:
         """Return the settings that a stage's rows depend on."""
         return {f.name: getattr(self, f.name) for f in setting_fields() if f.metadata["stage"] == stage}
+
+
+def _parts(listed: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (listed or "").split(",") if part.strip())
 
 
 def setting_fields() -> tuple[dataclasses.Field[Any], ...]:

@@ -6,6 +6,7 @@
     │   ├── ProblemsError        a pool or validation file, its rows and columns
     │   ├── PolicyError          a checkpoint, its tokenizer, its chat template
     │   ├── RewardError          a reward that cannot be found or loaded
+    │   ├── RolloutsError        a trainer's dump that cannot be read, or answers other problems
     │   └── RunDirectoryError    a run directory of other settings, or incomplete
     ├── NoSignalError            exit code 3: nothing to learn from in these rollouts
     ├── LockedError              exit code 4: another process works in the run directory
@@ -54,6 +55,10 @@ class PolicyError(InputError):
 
 class RewardError(InputError):
     """A reward cannot be found or loaded."""
+
+
+class RolloutsError(InputError):
+    """A trainer's dump of rollouts cannot be read, or answers other problems."""
 
 
 class RunDirectoryError(InputError):

@@ -28,6 +28,7 @@ from gradcurate.problems import (
     problems_to_table,
     read_problems,
 )
+from gradcurate.rollouts.ingest.dumps import dump_files
 from gradcurate.rollouts.rollout import PromptedProblem
 from gradcurate.store.tables import Fingerprint
 
@@ -183,7 +184,8 @@ def _fingerprints(
         **settings.of_stage("rollouts"),
         "prompt_format": prompt_format,
         "prompts": digest([prompts[p.split, p.problem_id] for p in ordered]),
-        "reward_file": _reward_file_digest(settings.reward),
+        "reward_file": _reward_files_digest(settings),
+        "dump_files": _dump_digest(settings),
     }
     of_sketches = {
         "policy": policy,
@@ -200,6 +202,11 @@ def _optimizer_digest(settings: Settings, checkpoint: Checkpoint) -> str | None:
     return file_digest(file) if settings.precondition == "adam" and file.is_file() else None
 
 
-def _reward_file_digest(reward: str) -> str | None:
-    path = Path(reward.rpartition(":")[0])
-    return file_digest(path) if path.is_file() else None
+def _reward_files_digest(settings: Settings) -> str | None:
+    paths = [Path(name.rpartition(":")[0]) for name in settings.reward_names]
+    digests = [file_digest(path) for path in paths if path.is_file()]
+    return "+".join(digests) or None
+
+
+def _dump_digest(settings: Settings) -> str | None:
+    return settings.dump and digest([file_digest(path) for path in dump_files(settings.dump)])

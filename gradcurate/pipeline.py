@@ -12,7 +12,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from gradcurate.results import (
     read_rollouts,
     split_weights,
 )
-from gradcurate.rewards import RewardPool
+from gradcurate.rewards import RewardPool, RewardSpec
 from gradcurate.rollouts import stage as rollout_stage
+from gradcurate.rollouts.ingest import stage as ingest_stage
 from gradcurate.rollouts.rewarding import completion_scorer
 from gradcurate.scores.alignment import score_problems, sum_gradients
 from gradcurate.scores.groups import Group
@@ -69,7 +70,7 @@ VALIDATION_ROLLOUTS = "validation_rollouts"
 def score(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its scores."""
     inputs = read_inputs(settings)
-    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, models):
+    with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
         _roll_out(settings, run, inputs, models, rewards, progress)
         _sketch(settings, run, inputs, models, progress)
         _score(settings, run, inputs)
@@ -78,7 +79,7 @@ def score(settings: Settings, progress: Progress) -> None:
 def rollout(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its rewarded rollouts."""
     inputs = read_inputs(settings)
-    with _rewards(settings) as rewards, _opened(settings, inputs) as (run, models):
+    with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
         _roll_out(settings, run, inputs, models, rewards, progress)
 
 
@@ -91,9 +92,21 @@ def sketch(settings: Settings, progress: Progress) -> None:
         _sketch(settings, run, inputs, models, progress)
 
 
-def _rewards(settings: Settings) -> RewardPool:
-    """Load the reward: it is opened before the run directory, so a faulty one leaves nothing behind."""
-    return RewardPool(settings.reward, settings.reward_workers, settings.reward_timeout_seconds)
+def _rewards(settings: Settings, inputs: Inputs) -> AbstractContextManager[RewardPool | None]:
+    """Load the reward, before the run directory is opened, so that a faulty one leaves nothing behind.
+
+    With ``dump``, rollouts have their rewards already.
+    """
+    if settings.dump:
+        return nullcontext()
+    spec = RewardSpec(
+        names=settings.reward_names,
+        weights=settings.reward_weight_numbers,
+        style=settings.reward_style,
+        columns=sorted(set.intersection(*(set(problem.row) for problem in inputs.problems))),
+        memory_mebibytes=settings.reward_memory_mebibytes,
+    )
+    return RewardPool(spec, settings.reward_workers, settings.reward_timeout_seconds)
 
 
 @dataclass(frozen=True)
@@ -148,17 +161,36 @@ def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     write_manifest(run.manifest, manifest, fingerprints)
 
 
+def _ingest(settings: Settings, run: RunDirectory, inputs: Inputs, progress: Progress) -> None:
+    stage = ingest_stage.IngestStage(
+        problems=inputs.problems,
+        prompted=inputs.prompted,
+        tokenizer=inputs.tokenizer,
+        settings=settings,
+        folder=run.rollouts,
+        fingerprint=inputs.fingerprints["rollouts"],
+        policy_fingerprint=str(inputs.fingerprints["rollouts"]["policy"]),
+    )
+    matches = ingest_stage.run_ingest(stage, _problem_batches(settings, inputs), progress)
+    if matches:
+        ingest_stage.write_report(run.ingest, matches)
+    _require_validation_signal(run, read_groups(run))
+
+
 def _roll_out(
     settings: Settings,
     run: RunDirectory,
     inputs: Inputs,
     models: _Models,
-    rewards: RewardPool,
+    rewards: RewardPool | None,
     progress: Progress,
 ) -> None:
+    if rewards is None:
+        _ingest(settings, run, inputs, progress)
+        return
     stage = rollout_stage.RolloutStage(
         policy=models.policy,
-        reward=completion_scorer(rewards, read_problems(run)),
+        reward=completion_scorer(rewards, read_problems(run), inputs.prompt_format),
         settings=settings,
         folder=run.rollouts,
         fingerprint=inputs.fingerprints["rollouts"],
@@ -172,15 +204,20 @@ def _roll_out(
     rewards.close()  # the gradient passes need the memory
 
 
-def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
-    """Refuse to sketch a part of a run: the validation direction would be that of the part."""
-    batches = [
+def _problem_batches(settings: Settings, inputs: Inputs) -> list[rollout_stage.Batch]:
+    return [
         batch
         for split in SPLITS
         for batch in rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings)
     ]
+
+
+def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
+    """Refuse to sketch a part of a run: the validation direction would be that of the part."""
     lacking = sum(
-        len(batch) for batch in batches if not rollout_stage.shard_path(run.rollouts, batch).exists()
+        len(batch)
+        for batch in _problem_batches(settings, inputs)
+        if not rollout_stage.shard_path(run.rollouts, batch).exists()
     )
     if lacking:
         raise RunDirectoryError(

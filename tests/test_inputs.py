@@ -157,6 +157,11 @@ OTHER_VALUES = {
     "adapter": "merged",
     "dtype": "bfloat16",
     "reward": "numeric",
+    "dump": "dumps",
+    "allow_unmatched": True,
+    "reward_weights": "2",
+    "reward_style": "verl",
+    "reward_memory_mebibytes": 512,
     "reward_timeout_seconds": 3.0,
     "reward_workers": 2,
     "sketch_dim": 128,
@@ -195,6 +200,8 @@ def test_a_setting_changes_its_own_stage_and_later_ones_only(workspace, checkpoi
     shutil.copytree(checkpoint, "copies/model")
     for file in ("pool.jsonl", "validation.jsonl"):
         shutil.copy(file, "copies")
+    Path("dumps").mkdir()
+    Path("dumps/1.jsonl").write_text("{}\n")
     if name in OTHER_READING:
         value, expected = OTHER_READING[name]
     else:

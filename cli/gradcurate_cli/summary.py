@@ -53,6 +53,10 @@ def show_summary(summary: "Summary") -> None:
 
 
 def _checks(checks: "Checks") -> Iterator[str]:
+    if checks.dump is not None:
+        lost = ", ".join(f"{count} {reason}" for reason, count in checks.dump.items() if reason != "matched")
+        yield f"rollouts of the dump: {checks.dump['matched']} matched, {lost}"
+        yield "trainers that filter groups leave those without a signal out of their dumps"
     if checks.logprob_kl is not None:
         yield (
             f"sampler's log-probabilities: KL {checks.logprob_kl:.1g} nats a token, "

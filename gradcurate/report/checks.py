@@ -4,7 +4,9 @@ A second seed on a few rows shows that error without exact gradients: two estima
 number differ by sqrt(2) times the error of either.
 """
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,8 @@ class Checks:
         second_seed_rows: How many rows were sketched with a second seed.
         norm_error: The error of a sketched length, relative to it; a score's own error.
         cosine_error: The error of the cosine of two sketches.
+        dump: Of rollouts that a trainer wrote, how many were matched, and how many not, by reason;
+            None for sampled ones.
     """
 
     logprob_kl: float | None
@@ -38,6 +42,7 @@ class Checks:
     second_seed_rows: int
     norm_error: float | None
     cosine_error: float | None
+    dump: Mapping[str, int] | None
 
 
 def read_checks(run: RunDirectory) -> Checks:
@@ -53,6 +58,7 @@ def read_checks(run: RunDirectory) -> Checks:
         second_seed_rows=0 if again is None else len(again),
         norm_error=norm_error,
         cosine_error=cosine_error,
+        dump=json.loads(run.ingest.read_text()) if run.ingest.exists() else None,
     )
 
 

@@ -4,8 +4,9 @@ Rewards run in worker processes, never here: they may hang, crash or print. A ro
 reward failed has no reward (``None``) and a reason; it is never scored 0.
 """
 
-from gradcurate.rewards.loading import load_reward
+from gradcurate.rewards.loading import load_rewards
 from gradcurate.rewards.pool import RewardPool
 from gradcurate.rewards.request import RewardOutcome, RewardRequest
+from gradcurate.rewards.spec import RewardSpec
 
-__all__ = ["RewardOutcome", "RewardPool", "RewardRequest", "load_reward"]
+__all__ = ["RewardOutcome", "RewardPool", "RewardRequest", "RewardSpec", "load_rewards"]

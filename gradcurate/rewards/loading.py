@@ -1,7 +1,7 @@
 """From what the user wrote after ``--reward`` to a function.
 
-A reward is a built-in name, or ``path/to/file.py:function``. Packages that only one reward needs are
-imported when that reward is asked for.
+A reward is a built-in name, or ``path/to/file.py:function``; several add up. Packages that only one
+reward needs are imported when that reward is asked for.
 """
 
 from collections.abc import Callable
@@ -10,26 +10,39 @@ from typing import Any
 from gradcurate.errors import RewardError
 from gradcurate.rewards import builtin
 from gradcurate.rewards.choice import choice
+from gradcurate.rewards.request import RewardOutcome, RewardRequest
+from gradcurate.rewards.several import weighted_sum
+from gradcurate.rewards.spec import RewardSpec
+from gradcurate.rewards.styles import in_style
 from gradcurate.rewards.user import load_user_reward
+from gradcurate.rewards.verdict import outcome_of
 from gradcurate.suggestion import did_you_mean
 
+Reward = Callable[[RewardRequest], RewardOutcome]
 
-def load_reward(spec: str) -> Callable[..., Any]:
-    """Return the reward function that ``spec`` names.
 
-    It is called by keyword with ``data_source``, ``solution_str``, ``ground_truth`` and ``extra_info``.
+def load_rewards(spec: RewardSpec) -> Reward:
+    """Return one function for all the rewards of a specification.
 
     Raises:
-        RewardError: If there is no such reward, or it cannot be loaded.
+        RewardError: If there is no such reward, it cannot be loaded, or it has another signature.
     """
-    if spec in BUILT_IN:
-        return BUILT_IN[spec]()
-    if ":" in spec or spec.endswith(".py"):
-        return load_user_reward(spec)
+    functions = [(name, _load(name, spec)) for name in spec.names]
+    if len(functions) == 1:
+        (_, function) = functions[0]
+        return lambda request: outcome_of(function(request))
+    return weighted_sum(functions, spec.weights or [1.0] * len(functions))
+
+
+def _load(name: str, spec: RewardSpec) -> Callable[[RewardRequest], Any]:
+    if name in BUILT_IN:
+        return in_style(BUILT_IN[name](), name, "verl", None)
+    if ":" in name or name.endswith(".py"):
+        return in_style(load_user_reward(name), name, spec.style, spec.columns)
     raise RewardError(
         f"a reward is one of {', '.join(BUILT_IN)}, or path/to/file.py:function",
-        f"got {spec!r}",
-        f"Choose one of these names, or point to your own function.{did_you_mean(spec, BUILT_IN)}",
+        f"got {name!r}",
+        f"Choose one of these names, or point to your own function.{did_you_mean(name, BUILT_IN)}",
     )
 
 

@@ -8,6 +8,7 @@ On Linux workers end with the thread that started them: keep a pool in a thread 
 """
 
 import selectors
+import shlex
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,14 +18,18 @@ from typing import Self, final
 from gradcurate.errors import RewardError
 from gradcurate.rewards.process import START_LIMIT_SECONDS, WorkerProcess
 from gradcurate.rewards.request import RewardOutcome, RewardRequest, failed
+from gradcurate.rewards.spec import RewardSpec
+
+LONGEST_WAIT_SECONDS = 0.5
+"""After which a thread that scores looks whether another one has closed the pool."""
 
 
 @final
 class RewardPool:
-    """Worker processes that all serve one reward; a context manager that leaves none behind.
+    """Worker processes that all serve the same rewards; a context manager that leaves none behind.
 
     Args:
-        spec: The reward, as `load_reward` understands it.
+        spec: The rewards.
         workers: How many processes.
         timeout_seconds: How long one reward may take.
 
@@ -32,7 +37,7 @@ class RewardPool:
         RewardError: If the reward cannot be loaded.
     """
 
-    def __init__(self, spec: str, workers: int, timeout_seconds: float) -> None:
+    def __init__(self, spec: RewardSpec, workers: int, timeout_seconds: float) -> None:
         self._spec, self._timeout_seconds = spec, timeout_seconds
         self._selector = selectors.DefaultSelector()
         self._workers: list[WorkerProcess] = []
@@ -105,9 +110,12 @@ class RewardPool:
 
     def _collect(self) -> dict[int, RewardOutcome]:
         """Wait for the next thing to happen, and return the outcomes that it brought."""
+        if not self._workers:
+            raise ValueError("another thread closed this RewardPool")
         first_deadline = min(worker.deadline for worker in self._workers)
         outcomes: dict[int, RewardOutcome] = {}
-        for key, _ in self._selector.select(max(0.0, first_deadline - time.monotonic())):
+        patience_seconds = min(LONGEST_WAIT_SECONDS, max(0.0, first_deadline - time.monotonic()))
+        for key, _ in self._selector.select(patience_seconds):
             worker: WorkerProcess = key.data
             if key.fd == worker.answers:
                 outcomes |= self._receive(worker)
@@ -138,9 +146,9 @@ class RewardPool:
         self._stop(worker)
         if not worker.ready:
             raise RewardError(
-                f"the reward {self._spec!r} must load in a worker process",
+                f"the reward {', '.join(self._spec.names)} must load in a worker process",
                 f"{reason}; its stderr ends with: {tail or '(nothing)'}",
-                f"Run `python -m gradcurate.rewards.worker {self._spec}` to see it fail.",
+                f"See it fail: python -m gradcurate.rewards.worker {shlex.quote(self._spec.to_json())}",
             )
         self._start()
         return {} if worker.position is None else {worker.position: failed(reason)}

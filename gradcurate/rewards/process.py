@@ -14,6 +14,8 @@ import tempfile
 import time
 from typing import Any, final
 
+from gradcurate.rewards.spec import RewardSpec
+
 START_LIMIT_SECONDS = 120.0
 STDERR_TAIL_BYTES = 2000
 
@@ -30,11 +32,11 @@ class WorkerProcess:
         deadline: When, on the monotonic clock, it must have answered.
     """
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: RewardSpec) -> None:
         # Appending, so that the file can be emptied while the worker writes to it.
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by kill()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gradcurate.rewards.worker", spec],
+            [sys.executable, "-m", "gradcurate.rewards.worker", spec.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

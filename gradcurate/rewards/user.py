@@ -1,11 +1,12 @@
 """The user's own reward: ``path/to/file.py:function``, loaded from the file as it is.
 
-The function is called by keyword, exactly as verl calls ``compute_score``, plain or ``async``. The
+The function is plain or ``async``, and has the signature of a trainer's reward (`styles`). The
 file's own folder is put first on ``sys.path``, as Python does for a script, so that it can import its
 neighbours. Loading runs the file's code: call it in a worker process.
 """
 
 import asyncio
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -19,14 +20,12 @@ from typing import Any
 from gradcurate.errors import RewardError
 from gradcurate.suggestion import did_you_mean
 
-SUPPORTED = "(data_source, solution_str, ground_truth, extra_info)"
-
 
 def load_user_reward(spec: str) -> Callable[..., Any]:
-    """Return the function that ``spec`` names, checked to take verl's four keywords.
+    """Return the function that ``spec`` names.
 
     Raises:
-        RewardError: If the file or function is missing, the file fails, or the signature does not fit.
+        RewardError: If the file or function is missing, or the file fails.
     """
     file, _, name = spec.rpartition(":")
     if not file or not name:
@@ -43,7 +42,6 @@ def load_user_reward(spec: str) -> Callable[..., Any]:
             "Check the path; a relative one starts at the working directory.",
         )
     function = _find_function(_import_file(path), name, path)
-    _check_signature(function, spec)
     return _run_to_its_end(function) if inspect.iscoroutinefunction(function) else function
 
 
@@ -91,19 +89,8 @@ def _find_function(module: ModuleType, name: str, path: Path) -> Callable[..., A
     )
 
 
-def _check_signature(function: Callable[..., Any], spec: str) -> None:
-    signature = inspect.signature(function)
-    try:
-        signature.bind(data_source="", solution_str="", ground_truth="", extra_info={})
-    except TypeError as error:
-        raise RewardError(
-            f"the reward {spec!r} must accept the keywords {SUPPORTED}",
-            f"its signature is {signature} ({error})",
-            "Take these four, or **kwargs, as verl's compute_score does.",
-        ) from error
-
-
 def _run_to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
     def reward(**request: Any) -> Any:
         return asyncio.run(function(**request))
 

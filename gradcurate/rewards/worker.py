@@ -1,4 +1,4 @@
-r"""One reward worker: ``python -m gradcurate.rewards.worker SPEC``.
+r"""One reward worker: ``python -m gradcurate.rewards.worker SPEC``, a `RewardSpec` as JSON.
 
 It loads the reward and writes ``{"ready": true}``, or ``{"error": {expected, received, remedy}}`` and
 leaves. Then it answers each line of JSON on stdin, the fields of a `RewardRequest`, with one line, the
@@ -14,25 +14,26 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
 from gradcurate.errors import RewardError
-from gradcurate.rewards.loading import load_reward
+from gradcurate.rewards.loading import Reward, load_rewards
 from gradcurate.rewards.request import RewardRequest, failed
-from gradcurate.rewards.verdict import outcome_of, storable
+from gradcurate.rewards.spec import RewardSpec
+from gradcurate.rewards.verdict import storable
 
 PR_SET_PDEATHSIG = 1
 
 
-def main(spec: str) -> None:
-    """Serve the reward that ``spec`` names until stdin ends."""
+def main(spec: RewardSpec) -> None:
+    """Serve the rewards that ``spec`` names until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
+    _limit_memory(spec.memory_mebibytes)
     requests, answers = _take_streams()
     try:
-        reward = load_reward(spec)
+        reward = load_rewards(spec)
     except RewardError as error:
         _send(
             answers,
@@ -49,22 +50,14 @@ def main(spec: str) -> None:
         _send(answers, answer)
 
 
-def answer_to(line: str, reward: Callable[..., Any]) -> str:
+def answer_to(line: str, reward: Reward) -> str:
     """Return the outcome of one request, both as JSON text.
 
     This is the one boundary where exceptions of a user's code become data.
     """
     try:
         request = RewardRequest(**json.loads(line))
-        outcome = outcome_of(
-            reward(
-                data_source=request.data_source,
-                solution_str=request.solution_str,
-                ground_truth=request.ground_truth,
-                extra_info=request.extra_info,
-            )
-        )
-        return json.dumps(asdict(outcome))
+        return json.dumps(asdict(reward(request)))
     except BaseException as error:  # noqa: BLE001 - any exception, SystemExit too, costs one rollout, not the run
         return json.dumps(asdict(failed(storable(f"{type(error).__name__}: {error}"))))
 
@@ -85,10 +78,19 @@ def _send(answers: TextIO, line: str) -> None:
     answers.flush()
 
 
+def _limit_memory(mebibytes: int | None) -> None:
+    """Let allocations beyond the limit fail, as a MemoryError, in this process and its children."""
+    if mebibytes is not None:
+        import resource
+
+        size = mebibytes << 20
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(RewardSpec.from_json(sys.argv[1]))

@@ -2,6 +2,8 @@
 
 ``sampling_logprobs`` are those of the sampled tokens at the sampling temperature, before top-p
 cuts the distribution. A reward that could not be computed is null, and ``reward_detail`` says why.
+``provenance`` is ``sampled`` here, or that of a trainer's dump: its own ``tokens``, or ``text`` that was
+cut into tokens again.
 """
 
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ ROLLOUTS_SCHEMA = pa.schema(
         pa.field("reward_detail", pa.string(), nullable=False),
         pa.field("policy", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
+        pa.field("provenance", pa.string(), nullable=False),
     ]
 )
 

@@ -7,7 +7,8 @@ batches and owes exactly those whose shard is absent.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from gradcurate.policies.policy import Policy
 from gradcurate.progress import Progress
 from gradcurate.rewards import RewardOutcome
 from gradcurate.rollouts.randomness import rollout_uniforms
-from gradcurate.rollouts.rewarding import ScoreCompletions
-from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, Completion, PromptedProblem
+from gradcurate.rollouts.rewarding import Answer, ScoreCompletions
+from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, PromptedProblem
 from gradcurate.rollouts.transformers_engine import sample_completions
 from gradcurate.store.tables import Fingerprint, write_table
 
@@ -66,13 +67,31 @@ def run_rollouts(stage: RolloutStage, batches: Sequence[Batch], name: str, progr
     owed = [batch for batch in batches if not shard_path(stage.folder, batch).exists()]
     total, owing = (sum(len(batch) for batch in some) * stage.settings.rollouts for some in (batches, owed))
     with progress.task(name, total=total, done=total - owing, unit="rollouts") as task:
-        for batch in owed:
-            table = _roll_out(stage, batch)
+        for batch, answers, outcomes in _rewarded_while_sampling(stage, owed):
+            table = _table(stage, answers, outcomes)
             write_table(shard_path(stage.folder, batch), table, "rollouts", stage.fingerprint)
-            task.advance(len(table), tokens=len(table["completion_token_ids"].combine_chunks().flatten()))
+            task.advance(len(table), tokens=sum(len(answer.completion.token_ids) for answer in answers))
 
 
-def _roll_out(stage: RolloutStage, batch: Batch) -> pa.Table:
+def _rewarded_while_sampling(
+    stage: RolloutStage, batches: Sequence[Batch]
+) -> Iterator[tuple[Batch, list[Answer], list[RewardOutcome]]]:
+    """Sample each batch while the one before it is rewarded, in a thread that waits for the workers."""
+    rewarding = ThreadPoolExecutor(max_workers=1)
+    pending: tuple[Batch, list[Answer], Future[list[RewardOutcome]]] | None = None
+    try:
+        for batch in batches:
+            answers = _sample(stage, batch)
+            if pending:
+                yield pending[0], pending[1], pending[2].result()
+            pending = batch, answers, rewarding.submit(stage.reward, answers)
+        if pending:
+            yield pending[0], pending[1], pending[2].result()
+    finally:
+        rewarding.shutdown(wait=False, cancel_futures=True)
+
+
+def _sample(stage: RolloutStage, batch: Batch) -> list[Answer]:
     policy, settings = stage.policy(), stage.settings
     uniforms = np.stack(
         [
@@ -87,36 +106,37 @@ def _roll_out(stage: RolloutStage, batch: Batch) -> pa.Table:
     )
     prompts = [problem.prompt_token_ids for problem in batch]
     completions = sample_completions(policy, prompts, uniforms, settings.temperature, settings.top_p)
-    texts = [policy.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in completions]
     asked = [problem for problem in batch for _ in range(settings.rollouts)]
-    outcomes = stage.reward(list(zip(asked, texts, strict=True)))
-    return _table(stage, asked, completions, texts, outcomes)
+    decode = policy.tokenizer.decode
+    return [
+        Answer(
+            problem=problem,
+            completion=completion,
+            text=decode(completion.token_ids, skip_special_tokens=True),
+            raw_text=decode(completion.token_ids),
+            prompt_text=decode(problem.prompt_token_ids),
+        )
+        for problem, completion in zip(asked, completions, strict=True)
+    ]
 
 
-def _table(
-    stage: RolloutStage,
-    asked: Sequence[PromptedProblem],
-    completions: Sequence[Completion],
-    texts: Sequence[str],
-    outcomes: Sequence[RewardOutcome],
-) -> pa.Table:
+def _table(stage: RolloutStage, answers: Sequence[Answer], outcomes: Sequence[RewardOutcome]) -> pa.Table:
     rows = [
         {
-            "problem_id": problem.problem_id,
+            "problem_id": answer.problem.problem_id,
             "rollout": index % stage.settings.rollouts,
-            "split": problem.split,
-            "prompt_token_ids": problem.prompt_token_ids,
-            "completion_token_ids": completion.token_ids,
-            "completion": text,
-            "finish_reason": completion.finish_reason,
-            "sampling_logprobs": completion.logprobs,
+            "split": answer.problem.split,
+            "prompt_token_ids": answer.problem.prompt_token_ids,
+            "completion_token_ids": answer.completion.token_ids,
+            "completion": answer.text,
+            "finish_reason": answer.completion.finish_reason,
+            "sampling_logprobs": answer.completion.logprobs,
             "reward": outcome.reward,
             "reward_detail": json.dumps(outcome.detail, ensure_ascii=False),
             "policy": stage.policy_fingerprint,
             "seed": stage.settings.seed,
+            "provenance": "sampled",
         }
-        for index, (problem, completion, text, outcome) in enumerate(
-            zip(asked, completions, texts, outcomes, strict=True)
-        )
+        for index, (answer, outcome) in enumerate(zip(answers, outcomes, strict=True))
     ]
     return pa.Table.from_pylist(rows, schema=ROLLOUTS_SCHEMA)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.problems.problem import Problem, Split
-from gradcurate.scores.groups import Group
+from gradcurate.scores.groups import Group, empty_group
 from gradcurate.sketches.rows import unit_sketches
 from gradcurate.store.tables import read_table, shard_paths
 
@@ -127,7 +127,7 @@ def score_problems(
     """
     rows = []
     for problem in problems:
-        group = groups[problem.problem_id]
+        group = groups.get(problem.problem_id) or empty_group(problem.problem_id, problem.split)
         row: Row = {"problem_id": problem.problem_id, "source": problem.source, "status": group.status}
         row |= _reward_statistics(group)
         if group.status == "scored":

@@ -17,9 +17,12 @@ from gradcurate.problems.problem import Split
 from gradcurate.scores.advantages import ADVANTAGES, FEWEST_REWARDS, AdvantageName, has_signal
 from gradcurate.scores.token_weights import TOKEN_WEIGHTS, TokenWeightName
 
-Status = Literal["scored", "all_correct", "all_wrong", "constant_reward", "failed", "no_gradient"]
+Status = Literal[
+    "scored", "all_correct", "all_wrong", "constant_reward", "failed", "no_rollouts", "no_gradient"
+]
 """``scored``: rewards differ. ``all_correct``: all are 1 or more. ``all_wrong``: all are 0 or less.
 ``constant_reward``: all are one value in between. ``failed``: fewer than two rewards came back.
+``no_rollouts``: a trainer's dump has none of this problem.
 ``no_gradient``: rewards differ, but gradients cancel; only a score table knows (`scores.alignment`)."""
 
 PASS_REWARD = 0.5
@@ -52,7 +55,7 @@ class Group:
     def status(self) -> Status:
         """Say whether the group has a learning signal, and if not, why."""
         if len(self.rewards_G) < FEWEST_REWARDS:
-            return "failed"
+            return "failed" if len(self.rewards_G) + self.failed else "no_rollouts"
         if has_signal(self.rewards_G):
             return "scored"
         if self.rewards_G.min() >= 1:
@@ -69,6 +72,12 @@ class Group:
         advantages_G = ADVANTAGES[advantage](self.rewards_G)
         weights_G: np.ndarray = advantages_G * TOKEN_WEIGHTS[token_weight](self.response_tokens_G)
         return weights_G
+
+
+def empty_group(problem_id: str, split: Split) -> Group:
+    """Return the group of a problem without rollouts."""
+    nothing = np.zeros(0)
+    return Group(problem_id, split, nothing.astype(np.int64), nothing, nothing.astype(np.int64), failed=0)
 
 
 def group_rollouts(rollouts: pa.Table) -> list[Group]:

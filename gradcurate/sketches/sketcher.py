@@ -8,6 +8,7 @@ A batch that does not fit in memory is cut in half, and so is every later one of
 not interact, so this changes no result beyond rounding.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -34,7 +35,7 @@ from gradcurate.sketches.token_batch import TokenBatch
 class Budget:
     """The smallest batch that is cut, in padded tokens: too large for the settings, or for the memory."""
 
-    too_many_tokens: float = float("inf")
+    too_many_tokens: int = sys.maxsize
 
 
 @dataclass(frozen=True)

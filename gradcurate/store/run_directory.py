@@ -5,6 +5,7 @@ Layout (a contract; other tools may read it)::
     run.json                          settings, fingerprints, versions, git state; rewritten atomically
     problems.parquet  bad_rows.jsonl  the problems; rows set aside by --on-bad-row skip
     rollouts/*.parquet                one shard a batch of problems
+    ingest.json                       what became of a trainer's dump, where rollouts are from one
     validation/direction.safetensors  the exact validation gradient
     validation/second_seed.parquet    a few rows of sketches of another seed: their error
     sketches/*.parquet                one shard a batch of rollouts
@@ -50,6 +51,11 @@ class RunDirectory:
     def rollouts(self) -> Path:
         """Return the folder of rollout shards."""
         return self.root / "rollouts"
+
+    @property
+    def ingest(self) -> Path:
+        """Return the path of what became of a trainer's dump."""
+        return self.root / "ingest.json"
 
     @property
     def sketches(self) -> Path:

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from gradcurate.errors import RewardError
-from gradcurate.rewards import load_reward
+from gradcurate.rewards import RewardRequest, RewardSpec, load_rewards
 
-ASKED = {"data_source": "s", "solution_str": "x", "ground_truth": "x", "extra_info": {"k": 2}}
+ASKED = RewardRequest("s", "x", "x", {"k": 2})
 FOUR = "data_source, solution_str, ground_truth, extra_info"
 
 
@@ -24,15 +24,23 @@ def write(tmp_path, monkeypatch):
     return write_file
 
 
-def refusal(spec):
+def load(name, **how):
+    return load_rewards(RewardSpec([name], **how))
+
+
+def reward_of(name, **how):
+    return load(name, **how)(ASKED).reward
+
+
+def refusal(name, **how):
     with pytest.raises(RewardError) as caught:
-        load_reward(spec)
+        load(name, **how)
     return caught.value.args
 
 
 @pytest.mark.parametrize("name", ["math", "exact", "numeric", "choice", "reasoning_gym"])
 def test_every_built_in_name_loads(name):
-    assert callable(load_reward(name))
+    assert callable(load(name))
 
 
 def test_an_unknown_name_lists_the_known_and_suggests_the_nearest():
@@ -56,12 +64,12 @@ def test_a_missing_package_names_its_extra(monkeypatch):
 def test_a_function_of_verls_shape_is_called_by_keyword(write, parameters):
     body = "kwargs['extra_info']['k']" if parameters == "**kwargs" else "extra_info['k']"
     path = write(f"def score({parameters}):\n    return {body}\n")
-    assert load_reward(f"{path}:score")(**ASKED) == 2
+    assert reward_of(f"{path}:score") == 2
 
 
 def test_a_coroutine_function_is_run_to_its_end(write):
     path = write("async def score(**kwargs):\n    return 0.25\n")
-    assert load_reward(f"{path}:score")(**ASKED) == 0.25
+    assert reward_of(f"{path}:score") == 0.25
 
 
 def test_a_file_imports_its_neighbours_and_may_be_called_json(write):
@@ -69,16 +77,8 @@ def test_a_file_imports_its_neighbours_and_may_be_called_json(write):
 
     write("WORTH = 3\n", "neighbour_of_mine.py")
     path = write("from neighbour_of_mine import WORTH\ndef score(**kwargs):\n    return WORTH\n", "json.py")
-    assert load_reward(f"{path}:score")(**ASKED) == 3
+    assert reward_of(f"{path}:score") == 3
     assert sys.modules["json"] is json
-
-
-def test_a_signature_that_does_not_fit_is_shown(write):
-    path = write("def score(completion, answer):\n    return 1\n")
-    expected, received, remedy = refusal(f"{path}:score")
-    assert expected == f"the reward '{path}:score' must accept the keywords ({FOUR})"
-    assert received == "its signature is (completion, answer) (missing a required argument: 'completion')"
-    assert remedy == "Take these four, or **kwargs, as verl's compute_score does."
 
 
 def test_a_missing_function_lists_those_there_are(write):
@@ -124,3 +124,25 @@ def test_a_file_that_fails_to_import_says_where(write, text, received):
     assert expected == f"the reward file {path} must import without an error"
     assert got.endswith(received)
     assert remedy == f"Run `{sys.executable} {path}` to see the whole traceback."
+
+
+def test_several_rewards_add_up_by_their_weights(write):
+    path = write(
+        "def two(**k): return 2\ndef half(**k): return {'score': 0.5, 'why': 'half'}\n"
+        "def none(completions, **k): return [None]\ndef broken(**k): return 'x'\n"
+    )
+    names = [f"{path}:two", f"{path}:half", f"{path}:none"]
+    outcome = load_rewards(RewardSpec(names, weights=[1.0, 10.0, 5.0]))(ASKED)
+    assert outcome.reward == 7.0
+    assert outcome.detail == {"two": 2.0, "half": {"why": "half", "reward": 0.5}, "none": None}
+    assert load_rewards(RewardSpec([*names[:2], "exact"]))(ASKED).reward == 3.5
+    failed = load_rewards(RewardSpec([*names, f"{path}:broken"]))(ASKED)
+    assert failed.reward is None
+    assert failed.detail["error"] == "broken: returned 'x', not a number"
+    alone = load_rewards(RewardSpec([names[2], names[2]]))(ASKED)
+    assert (alone.reward, alone.detail["error"]) == (None, "no reward applies to this problem")
+
+
+def test_rewards_of_one_name_keep_their_files(write):
+    one, other = (f"{write('def score(**k): return 1', name)}:score" for name in ("a.py", "b.py"))
+    assert load_rewards(RewardSpec([one, other]))(ASKED).detail == {one: 1.0, other: 1.0}

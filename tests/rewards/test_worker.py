@@ -5,12 +5,12 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from gradcurate.rewards import RewardRequest
+from gradcurate.rewards import RewardRequest, RewardSpec
 
 
 def talk(spec, lines):
     """Return the messages of a worker that is sent ``lines`` and then the end of its stdin."""
-    command = [sys.executable, "-m", "gradcurate.rewards.worker", spec]
+    command = [sys.executable, "-m", "gradcurate.rewards.worker", RewardSpec([spec]).to_json()]
     done = subprocess.run(command, input="".join(lines), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from contextlib import nullcontext
 
 import pyarrow.parquet as pq
@@ -59,9 +60,9 @@ class FakeReward:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, asked):
-        self.asked += [problem.problem_id for problem, _ in asked]
-        return [self.outcome(text) for _, text in asked]
+    def __call__(self, answers):
+        self.asked += [answer.problem.problem_id for answer in answers]
+        return [self.outcome(answer.text) for answer in answers]
 
     def outcome(self, text):
         if text[:1].isdigit():
@@ -178,3 +179,34 @@ def test_a_shard_is_named_by_split_and_problems(tmp_path):
     assert shard_path(tmp_path, validation).name.startswith("validation-")
     reworded = tuple(dataclasses.replace(problem, prompt_token_ids=(1,)) for problem in one)
     assert shard_path(tmp_path, reworded) == shard_path(tmp_path, one)
+
+
+def test_a_batch_is_rewarded_while_the_next_one_is_sampled(make_stage, policy):
+    """The first reward waits for the policy to be asked again; one after the other, it would wait in vain."""
+    sampled_again, waited = threading.Event(), []
+
+    def load():
+        if loads:
+            sampled_again.set()
+        loads.append(1)
+        return policy
+
+    class Waiting(FakeReward):
+        def __call__(self, answers):
+            waited.append(sampled_again.wait(timeout=30))
+            return super().__call__(answers)
+
+    loads = []
+    stage = dataclasses.replace(make_stage(), policy=load, reward=Waiting())
+    run_rollouts(stage, BATCHES[:2], "roll out", Silent())
+    assert waited == [True, True]
+
+
+def test_a_reward_that_raises_stops_the_stage_with_its_own_error(make_stage):
+    def refuse(_answers):
+        raise StoppedError
+
+    stage = dataclasses.replace(make_stage(), reward=refuse)
+    with pytest.raises(StoppedError):
+        run_rollouts(stage, BATCHES, "roll out", Silent())
+    assert not shard_paths(stage.folder)
