@@ -114,7 +114,7 @@ class Settings:
         "Weight of each of several rewards, comma-separated.", stage="rollouts", default=None
     )
     reward_style: Literal["verl", "trl", "openrlhf", "slime", "areal", "verifiers"] | None = _setting(
-        "Trainer whose signature your function has; recognised by its parameters if not given.",
+        "verl, trl, openrlhf, slime, areal or verifiers: whose signature your function has; else recognised.",
         stage="rollouts",
         default=None,
     )
@@ -301,6 +301,6 @@ def _expectation(name: str) -> str:
 def base_type(name: str) -> Any:
     """Return a field's type without its bounds, and without None where it is optional."""
     declared = typing.get_type_hints(Settings)[name]
-    if typing.get_origin(declared) is types.UnionType:
+    if typing.get_origin(declared) in (types.UnionType, typing.Union):
         return next(part for part in typing.get_args(declared) if part is not type(None))
     return declared

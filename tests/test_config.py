@@ -21,6 +21,7 @@ POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 OVERRIDES = {
     "temperature": POSITIVE,
     "reward_timeout_seconds": POSITIVE,
+    "mismatch_limit": st.floats(min_value=0, allow_infinity=False),
     "sketch_dim": st.integers(32, 2**20).map(lambda half: 2 * half),
 }
 # All else is drawn from the declared types and bounds.

@@ -16,6 +16,7 @@ TREE = {
     "ProblemsError": (ValueError, 2),
     "PolicyError": (ValueError, 2),
     "RewardError": (ValueError, 2),
+    "RolloutsError": (ValueError, 2),
     "RunDirectoryError": (ValueError, 2),
     "NoSignalError": (Exception, 3),
     "LockedError": (Exception, 4),

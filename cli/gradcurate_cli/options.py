@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, get_args
 
 import typer
 
@@ -23,6 +23,7 @@ ConfigOption = Annotated[
     typer.Option("--config", help="A TOML file of settings; flags win over it.", show_default=False),
 ]
 
+WIDEST_CHOICES = 30
 PANELS = {
     None: "Inputs and machine",
     "problems": "Problems",
@@ -57,6 +58,9 @@ def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
         rich_help_panel=PANELS[field.metadata["stage"]],
         show_default=False,
     )
+    choices = get_args(base_type(field.name))
+    if len("|".join(choices)) > WIDEST_CHOICES:  # the help text lists them, and keeps its column wide
+        option.metavar = "<name>"
     return inspect.Parameter(
         field.name,
         inspect.Parameter.KEYWORD_ONLY,

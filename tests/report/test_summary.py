@@ -37,7 +37,7 @@ def group(problem_id, rewards, split="pool", failed=0):
     return Group(problem_id, split, numbers, np.array(rewards, float), numbers + 1, failed)
 
 
-CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156)
+CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156, None)
 
 
 def summarised(scores, problems, groups=(), columns=(), shown=10):

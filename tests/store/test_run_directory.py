@@ -73,6 +73,7 @@ def test_the_layout_is_a_contract(tmp_path):
         "problems.parquet",
         "bad_rows.jsonl",
         "rollouts",
+        "ingest.json",
         "sketches",
         "validation/direction.safetensors",
         "validation/second_seed.parquet",
