@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import BaseMetadata, Ge, Gt, Le, MultipleOf
 
 from gradcurate.errors import SettingsError
+from gradcurate.presets import PRESETS
 from gradcurate.suggestion import choose_from
 
 Stage = Literal["problems", "rollouts", "sketches"]
@@ -53,6 +54,15 @@ class Settings:
         default=None,
     )
     run: str = _setting("The run directory: made if absent, resumed if it exists.", stage=None)
+
+    preset: (
+        Literal["verl", "trl", "openrlhf", "slime", "skyrl", "open-instruct", "prime-rl", "unsloth"] | None
+    ) = _setting(
+        "verl, trl, openrlhf, slime, skyrl, open-instruct, prime-rl or unsloth: its advantage, token weight "
+        "and temperature, where you give no other.",
+        stage=None,
+        default=None,
+    )
 
     id_column: str | None = _setting("Column that identifies a problem.", stage="problems", default=None)
     prompt_column: str | None = _setting("Column of the prompt.", stage="problems", default=None)
@@ -223,7 +233,7 @@ def flag(name: str) -> str:
 
 
 def load_settings(given: Mapping[str, Any], config: str | Path | None = None) -> Settings:
-    """Merge a TOML file with what was given directly, which wins, and validate.
+    """Merge a preset, a TOML file, and what was given directly, the later winning, and validate.
 
     Relative ``pool``, ``validation``, ``model`` and ``run`` paths are relative to the working
     directory, wherever the file lies.
@@ -237,6 +247,7 @@ def load_settings(given: Mapping[str, Any], config: str | Path | None = None) ->
     merged = {name: str(value) if isinstance(value, Path) else value for name, value in both.items()}
     _require_known(merged)
     _require_complete(merged)
+    merged = {**PRESETS.get(str(merged.get("preset")), {}), **merged}
     try:
         return TypeAdapter(Settings).validate_python(merged)
     except ValidationError as error:

@@ -147,6 +147,7 @@ OTHER_VALUES = {
     "model": "copies/model",
     "run": "runs/2",
     "gradient_model": "copies/model",
+    "preset": "slime",  # its values are the defaults
     "rollouts": 5,
     "max_tokens": 9,
     "temperature": 0.5,
