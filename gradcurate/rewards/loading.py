@@ -28,7 +28,7 @@ def load_rewards(spec: RewardSpec) -> Reward:
         RewardError: If there is no such reward, it cannot be loaded, or it has another signature.
     """
     functions = [(name, _load(name, spec)) for name in spec.names]
-    if len(functions) == 1:
+    if len(functions) == 1 and not spec.weights:
         (_, function) = functions[0]
         return lambda request: outcome_of(function(request))
     return weighted_sum(functions, spec.weights or [1.0] * len(functions))

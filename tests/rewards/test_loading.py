@@ -139,6 +139,7 @@ def test_several_rewards_add_up_by_their_weights(write):
     failed = load_rewards(RewardSpec([*names, f"{path}:broken"]))(ASKED)
     assert failed.reward is None
     assert failed.detail["error"] == "broken: returned 'x', not a number"
+    assert load_rewards(RewardSpec(names[:1], weights=[3.0]))(ASKED).reward == 6.0
     alone = load_rewards(RewardSpec([names[2], names[2]]))(ASKED)
     assert (alone.reward, alone.detail["error"]) == (None, "no reward applies to this problem")
 

@@ -201,3 +201,37 @@ def test_the_files_of_a_dump_are_those_of_training(tmp_path, monkeypatch):
         with pytest.raises(RolloutsError) as raised:
             dump_files(nothing)
         assert raised.value.received == f"there is no file {nothing}"
+
+
+def test_tokens_of_another_tokenizer_are_refused(finished):
+    rows = [open_instruct(row) for row in sampled()]
+    rows[0]["response_tokens"] = [5, 5000]
+    with pytest.raises(RolloutsError) as raised:
+        gradcurate.score(**finished | {"run": "runs/2", "dump": write_lines(rows)})
+    assert raised.value.args == (
+        "The tokens of a dump must be those of the policy's tokenizer (0 to 100)",
+        "dump/7.jsonl:1 has 5000, outside of it",
+        "Give the --model that the trainer trained.",
+    )
+
+
+def test_an_empty_response_is_its_end_alone(finished):
+    rows = [{**verl(row), "output": ""} for row in sampled()[:1]] + [verl(row) for row in sampled()[1:]]
+    gradcurate.score(**finished | {"run": "runs/2", "dump": write_lines(rows)})
+    tokens = [
+        row["completion_token_ids"]
+        for path in shard_paths(Path("runs/2/rollouts"))
+        for row in read_table(path).to_pylist()
+        if row["completion"] == ""
+    ]
+    assert [TOKENIZER.eos_token_id] in tokens
+
+
+def test_log_probabilities_of_another_length_are_not_known(finished):
+    rows = [{**open_instruct(row), "logprobs": [0.0]} for row in sampled()]
+    long = [row for row in sampled() if len(row["completion_token_ids"]) > 1]
+    assert long
+    gradcurate.score(**finished | {"run": "runs/2", "dump": write_lines(rows), "mismatch_limit": 99.0})
+    stored = [row for path in shard_paths(Path("runs/2/rollouts")) for row in read_table(path).to_pylist()]
+    for row in stored:
+        assert (row["sampling_logprobs"] is None) == (len(row["completion_token_ids"]) > 1)

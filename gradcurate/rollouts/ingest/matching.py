@@ -70,7 +70,7 @@ def match_rollouts(
 
 
 def _place(rollout: DumpedRollout, index: dict[Key, list[int]], matches: Matches, tokenizer: Any) -> None:
-    if rollout.completion is None and rollout.completion_token_ids is None:
+    if not _has_tokens(rollout, tokenizer):
         matches.unusable.append(rollout)
         return
     found = next((index[key] for key in _rollout_keys(rollout, tokenizer) if key in index), [])
@@ -78,6 +78,12 @@ def _place(rollout: DumpedRollout, index: dict[Key, list[int]], matches: Matches
         matches.of_problem[found[0]].append(rollout)
     else:
         (matches.ambiguous if found else matches.unmatched).append(rollout)
+
+
+def _has_tokens(rollout: DumpedRollout, tokenizer: Any) -> bool:
+    """Tell whether there is a response of a token at least; an empty one is its end alone."""
+    ends = rollout.completion == "" and tokenizer.eos_token_id is not None
+    return bool(rollout.completion_token_ids or rollout.completion or ends)
 
 
 def _problem_keys(problem: Problem, asked: PromptedProblem, tokenizer: Any) -> Iterator[Key]:

@@ -115,16 +115,19 @@ def _require_validation(stage: IngestStage, matches: Matches) -> None:
 
 def _row(stage: IngestStage, problem: PromptedProblem, number: int, rollout: DumpedRollout) -> dict[str, Any]:
     ids, provenance = _completion_ids(stage, rollout)
+    prompt_ids = rollout.prompt_token_ids or problem.prompt_token_ids
+    _require_known_tokens(stage, rollout, [*prompt_ids, *ids])
+    known = provenance == "tokens" and rollout.logprobs is not None and len(rollout.logprobs) == len(ids)
     detail = rollout.detail if rollout.reward is not None else {"error": "the dump has no reward"}
     return {
         "problem_id": problem.problem_id,
         "rollout": number,
         "split": problem.split,
-        "prompt_token_ids": rollout.prompt_token_ids or problem.prompt_token_ids,
+        "prompt_token_ids": prompt_ids,
         "completion_token_ids": ids,
         "completion": rollout.completion or stage.tokenizer.decode(ids, skip_special_tokens=True),
         "finish_reason": "stop" if ids[-1] == stage.tokenizer.eos_token_id else "length",
-        "sampling_logprobs": rollout.logprobs if provenance == "tokens" else None,
+        "sampling_logprobs": rollout.logprobs if known else None,
         "reward": rollout.reward,
         "reward_detail": json.dumps(detail, ensure_ascii=False, default=str),
         "policy": stage.policy_fingerprint,
@@ -133,11 +136,23 @@ def _row(stage: IngestStage, problem: PromptedProblem, number: int, rollout: Dum
     }
 
 
+def _require_known_tokens(stage: IngestStage, rollout: DumpedRollout, ids: Sequence[int]) -> None:
+    size = len(stage.tokenizer)
+    foreign = [token for token in ids if not 0 <= token < size]
+    if foreign:
+        raise RolloutsError(
+            f"The tokens of a dump must be those of the policy's tokenizer (0 to {size - 1})",
+            f"{rollout.place} has {foreign[0]}, outside of it",
+            "Give the --model that the trainer trained.",
+        )
+
+
 def _completion_ids(stage: IngestStage, rollout: DumpedRollout) -> tuple[list[int], str]:
     if rollout.completion_token_ids:
         return list(rollout.completion_token_ids), "tokens"
     text = rollout.completion or ""
     ids = list(stage.tokenizer(text, add_special_tokens=False)["input_ids"])
-    if len(ids) < stage.settings.max_tokens:
-        ids.append(stage.tokenizer.eos_token_id)
+    end = stage.tokenizer.eos_token_id
+    if end is not None and (not ids or len(ids) < stage.settings.max_tokens):
+        ids.append(end)
     return ids, "text"
