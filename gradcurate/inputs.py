@@ -203,7 +203,7 @@ def _optimizer_digest(settings: Settings, checkpoint: Checkpoint) -> str | None:
 
 
 def _reward_files_digest(settings: Settings) -> str | None:
-    paths = [Path(name.rpartition(":")[0]) for name in settings.reward_names]
+    paths = [Path(name.rpartition(":")[0]).expanduser() for name in settings.reward_names]
     digests = [file_digest(path) for path in paths if path.is_file()]
     return "+".join(digests) or None
 

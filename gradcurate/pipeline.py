@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gradcurate.config import Settings
-from gradcurate.errors import NoSignalError, RunDirectoryError
+from gradcurate.errors import NoSignalError, RunDirectoryError, SettingsError
 from gradcurate.inputs import Inputs, digest, read_inputs
 from gradcurate.policies.checkpoints import Checkpoint
 from gradcurate.policies.policy import Policy, load_policy, require_vocabulary
@@ -98,6 +98,12 @@ def _rewards(settings: Settings, inputs: Inputs) -> AbstractContextManager[Rewar
     With ``dump``, rollouts have their rewards already.
     """
     if settings.dump:
+        if settings.reward_weights:
+            raise SettingsError(
+                "--dump brings its own rewards, which --reward-weights does not weigh",
+                f"{settings.reward_weights!r} was given",
+                "Leave it out.",
+            )
         return nullcontext()
     spec = RewardSpec(
         names=settings.reward_names,
@@ -161,11 +167,14 @@ def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     write_manifest(run.manifest, manifest, fingerprints)
 
 
-def _ingest(settings: Settings, run: RunDirectory, inputs: Inputs, progress: Progress) -> None:
+def _ingest(
+    settings: Settings, run: RunDirectory, inputs: Inputs, models: _Models, progress: Progress
+) -> None:
     stage = ingest_stage.IngestStage(
         problems=inputs.problems,
         prompted=inputs.prompted,
         tokenizer=inputs.tokenizer,
+        stop_token_ids=models.policy().stop_token_ids,
         settings=settings,
         folder=run.rollouts,
         fingerprint=inputs.fingerprints["rollouts"],
@@ -186,7 +195,7 @@ def _roll_out(
     progress: Progress,
 ) -> None:
     if rewards is None:
-        _ingest(settings, run, inputs, progress)
+        _ingest(settings, run, inputs, models, progress)
         return
     stage = rollout_stage.RolloutStage(
         policy=models.policy,

@@ -27,6 +27,8 @@ def load_rewards(spec: RewardSpec) -> Reward:
     Raises:
         RewardError: If there is no such reward, it cannot be loaded, or it has another signature.
     """
+    if not spec.names:
+        raise RewardError("--reward must name at least one reward", "it names none", "Give one.")
     functions = [(name, _load(name, spec)) for name in spec.names]
     if len(functions) == 1 and not spec.weights:
         (_, function) = functions[0]

@@ -4,16 +4,17 @@ Every worker has at most one request in flight, with a deadline of its own. A wo
 killed, one that dies is buried, and both are replaced; the rollout fails with the reason, and no other
 one is touched. Loading the reward does not count as reward time.
 
-On Linux workers end with the thread that started them: keep a pool in a thread that outlives it.
+On Linux workers end with the thread that started them, so a pool starts them all in one of its own.
 """
 
 import selectors
 import shlex
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, final
+from typing import Self, TypeVar, final
 
 from gradcurate.errors import RewardError
 from gradcurate.rewards.process import START_LIMIT_SECONDS, WorkerProcess
@@ -21,7 +22,9 @@ from gradcurate.rewards.request import RewardOutcome, RewardRequest, failed
 from gradcurate.rewards.spec import RewardSpec
 
 LONGEST_WAIT_SECONDS = 0.5
-"""After which a thread that scores looks whether another one has closed the pool."""
+"""After which the thread that scores looks whether another one has closed the pool."""
+
+Result = TypeVar("Result")
 
 
 @final
@@ -41,14 +44,8 @@ class RewardPool:
         self._spec, self._timeout_seconds = spec, timeout_seconds
         self._selector = selectors.DefaultSelector()
         self._workers: list[WorkerProcess] = []
-        try:
-            for _ in range(workers):
-                self._start()
-            while not all(worker.ready for worker in self._workers):
-                self._collect()
-        except BaseException:
-            self.close()
-            raise
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._in_thread(lambda: self._load(workers))
 
     def __enter__(self) -> Self:
         return self
@@ -69,22 +66,36 @@ class RewardPool:
         """
         if not self._workers:
             raise ValueError("a closed RewardPool scores nothing; open another")
-        waiting = deque(range(len(requests)))
-        outcomes: dict[int, RewardOutcome] = {}
-        try:
-            while len(outcomes) < len(requests):
-                self._hand_out(requests, waiting)
-                outcomes.update(self._collect())
-        except BaseException:
-            self.close()
-            raise
-        return [outcomes[position] for position in range(len(requests))]
+        return self._in_thread(lambda: self._score(requests))
 
     def close(self) -> None:
         """Kill all workers; harmless when done twice."""
         while self._workers:
             self._stop(self._workers[0])
         self._selector.close()
+        self._thread.shutdown(wait=False)
+
+    def _in_thread(self, work: Callable[[], Result]) -> Result:
+        """Work in the pool's own thread, which lives as long as its workers may."""
+        try:
+            return self._thread.submit(work).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, workers: int) -> None:
+        for _ in range(workers):
+            self._start()
+        while not all(worker.ready for worker in self._workers):
+            self._collect()
+
+    def _score(self, requests: Sequence[RewardRequest]) -> list[RewardOutcome]:
+        waiting = deque(range(len(requests)))
+        outcomes: dict[int, RewardOutcome] = {}
+        while len(outcomes) < len(requests):
+            self._hand_out(requests, waiting)
+            outcomes.update(self._collect())
+        return [outcomes[position] for position in range(len(requests))]
 
     def _start(self) -> None:
         worker = WorkerProcess(self._spec)
@@ -93,8 +104,9 @@ class RewardPool:
 
     def _stop(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
+        registered = self._selector.get_map() or {}  # none once the pool is closed
         for pipe in (worker.answers, worker.requests):
-            if pipe in self._selector.get_map():
+            if pipe in registered:
                 self._selector.unregister(pipe)
         worker.kill()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gradcurate.rewards.request import RewardOutcome, RewardRequest, failed
+from gradcurate.rewards.styles import DOES_NOT_APPLY
 from gradcurate.rewards.verdict import outcome_of
 
 
@@ -28,7 +29,7 @@ def weighted_sum(
         detail: dict[str, Any] = {}
         for name, (_, function), weight in zip(names, functions, weights, strict=True):
             returned = function(request)
-            if returned is None:
+            if returned is DOES_NOT_APPLY:
                 detail[name] = None
                 continue
             outcome = outcome_of(returned)

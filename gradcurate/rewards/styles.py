@@ -12,7 +12,7 @@ Sources: verl ``workers/reward_manager/naive.py``; TRL ``trainer/grpo_trainer.py
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, final
 
 from gradcurate.errors import RewardError
 from gradcurate.rewards.request import RewardRequest
@@ -90,6 +90,16 @@ def _answer(request: RewardRequest) -> dict[str, str]:
     return {"role": "assistant", "content": request.solution_str}
 
 
+@final
+class _DoesNotApply:
+    def __repr__(self) -> str:
+        return "None"
+
+
+DOES_NOT_APPLY = _DoesNotApply()
+"""What a TRL function says of a completion by None in its list."""
+
+
 def _ignore(*_args: Any, **_named: Any) -> None:
     """Stand in for the trainer's logging."""
 
@@ -149,7 +159,10 @@ def in_style(
 
     def reward(request: RewardRequest) -> Any:
         returned = function(**_accepted(signature, chosen, arguments(request)))
-        return _single(returned) if chosen in {"trl", "openrlhf"} else returned
+        if chosen not in {"trl", "openrlhf"}:
+            return returned
+        single = _single(returned)
+        return DOES_NOT_APPLY if chosen == "trl" and single is None and returned is not None else single
 
     return reward
 
@@ -197,9 +210,7 @@ def _accepted(signature: inspect.Signature, style: Style, arguments: Mapping[str
 def _single(returned: Any) -> Any:
     """Return what is said of the one completion of a batch: of a list, or of each list in a dict."""
     if isinstance(returned, Mapping):
-        scores = {name: _single(value) for name, value in returned.items() if name != "extra_logs"}
-        reward = scores.pop("rewards", None)
-        return {**{k: v for k, v in scores.items() if v is not None}, "score": reward}
+        return {"score" if name == "rewards" else name: _single(value) for name, value in returned.items()}
     values = returned.tolist() if hasattr(returned, "tolist") else returned
     if isinstance(values, list | tuple) and len(values) == 1:
         return values[0]

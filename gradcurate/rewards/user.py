@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,7 +42,7 @@ def load_user_reward(spec: str) -> Callable[..., Any]:
             "Check the path; a relative one starts at the working directory.",
         )
     function = _find_function(_import_file(path), name, path)
-    return _run_to_its_end(function) if inspect.iscoroutinefunction(function) else function
+    return _run_to_its_end(function)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -92,6 +92,11 @@ def _find_function(module: ModuleType, name: str, path: Path) -> Callable[..., A
 def _run_to_its_end(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def reward(**request: Any) -> Any:
-        return asyncio.run(function(**request))
+        returned = function(**request)
+        return asyncio.run(_awaited(returned)) if inspect.isawaitable(returned) else returned
 
     return reward
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result

@@ -83,8 +83,9 @@ def _limit_memory(mebibytes: int | None) -> None:
     if mebibytes is not None:
         import resource
 
-        size = mebibytes << 20
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        size = mebibytes << 20 if hard == resource.RLIM_INFINITY else min(mebibytes << 20, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
 
 
 def _die_with_parent() -> None:

@@ -147,3 +147,26 @@ def test_several_rewards_add_up_by_their_weights(write):
 def test_rewards_of_one_name_keep_their_files(write):
     one, other = (f"{write('def score(**k): return 1', name)}:score" for name in ("a.py", "b.py"))
     assert load_rewards(RewardSpec([one, other]))(ASKED).detail == {one: 1.0, other: 1.0}
+
+
+def test_only_a_trl_function_may_say_that_it_does_not_apply(write):
+    path = write(
+        "def silent(**k): return None\ndef trl(completions, **k): return [None]\ndef one(**k): return 1\n"
+    )
+    failed = load_rewards(RewardSpec([f"{path}:silent", f"{path}:one"]))(ASKED)
+    assert (failed.reward, failed.detail["error"]) == (None, "silent: returned None, not a number")
+    assert load_rewards(RewardSpec([f"{path}:trl", f"{path}:one"]))(ASKED).reward == 1.0
+    assert load(f"{path}:trl")(ASKED).detail == {"error": "returned None, not a number"}
+
+
+def test_whatever_is_awaitable_is_awaited(write):
+    path = write(
+        "class Judge:\n    async def __call__(self, **k): return 0.75\njudge = Judge()\n"
+        "def plain(f): return lambda **k: f(**k)\n@plain\nasync def wrapped(**k): return 0.5\n"
+    )
+    assert (reward_of(f"{path}:judge"), reward_of(f"{path}:wrapped")) == (0.75, 0.5)
+
+
+def test_no_reward_is_refused():
+    with pytest.raises(RewardError, match=r"^--reward must name at least one reward; it names none\."):
+        load_rewards(RewardSpec([]))

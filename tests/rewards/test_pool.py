@@ -237,3 +237,14 @@ def test_a_pool_that_another_thread_closes_stops_waiting(spec):
     thread.join(timeout=30)
     assert not thread.is_alive()
     assert len(raised) == 1
+
+
+def test_workers_outlive_the_thread_that_asked(tmp_path):
+    """One is replaced while a thread waits for it, and still loads when that thread has ended."""
+    (tmp_path / "slow.py").write_text(f"import time\ntime.sleep(1)\n{REWARD}")
+    with RewardPool(RewardSpec([f"{tmp_path / 'slow.py'}:score"]), 1, 0.5) as pool:
+        thread = threading.Thread(target=lambda: pool.score([request("hang")]))
+        thread.start()
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+        assert pool.score([request("ab")])[0].reward == 2.0

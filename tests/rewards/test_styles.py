@@ -55,7 +55,13 @@ EXPECTED = {
     verl: ("sums", "It is 12.", "12", {"index": 7}),
     trl: ([REQUEST.prompt], [SAID], [3], [[3, 4, 5]], 0),
     trl_of_completions_alone: [SAID],
-    openrlhf: {"score": 1.0, "scores": 0.5},
+    openrlhf: {
+        "score": 1.0,
+        "scores": 0.5,
+        "extra_logs": {
+            "seen": (["<user>5 + 7?<assistant>It is 12.<eos>"], ["<user>5 + 7?<assistant>"], ["12"])
+        },
+    },
     slime: (REQUEST.prompt, "It is 12.", "12", {"index": 7}, [1, 2, 3, 4, 5], None),
     areal: ("<user>5 + 7?<assistant>", "It is 12.", [1, 2], [3, 4, 5], "12", {"level": 3}),
     verifiers: (SAID, "12", REQUEST.prompt, 3),

@@ -65,14 +65,17 @@ def nemo_rl(row):
 
 
 def prime_rl(row):
+    """The template's last token is the head of the sampled message, which its mask leaves out."""
+    *prompt_ids, head = row["prompt_token_ids"]
     prompt = TOKENIZER.decode(row["prompt_token_ids"], skip_special_tokens=True)
     sampled_node = {
         "message": {"role": "assistant", "content": row["completion"]},
         "sampled": True,
-        "token_ids": row["completion_token_ids"],
+        "token_ids": [head, *row["completion_token_ids"]],
+        "mask": [False] + [True] * len(row["completion_token_ids"]),
         "logprobs": row["sampling_logprobs"],
     }
-    asked = {"message": {"role": "user", "content": prompt}, "sampled": False, "token_ids": []}
+    asked = {"message": {"role": "user", "content": prompt}, "sampled": False, "token_ids": prompt_ids}
     rewards = {"right": {"score": row["reward"], "weight": 1.0}}
     return {"task": {"type": "t"}, "traces": [{"nodes": [asked, sampled_node], "rewards": rewards}]}
 
@@ -195,8 +198,13 @@ def test_the_files_of_a_dump_are_those_of_training(tmp_path, monkeypatch):
         Path("rollouts", name).mkdir(parents=True)
         Path("rollouts", name, "traces.jsonl").write_text("")
     Path("rollouts/notes.txt").write_text("")
+    Path("rollouts/run_metadata.jsonl").write_text("")
     assert dump_files("rollouts") == [Path("rollouts/step_1/train/all/traces.jsonl")]
-    assert dump_files("rollouts/*/train/a*/*.jsonl") == [Path("rollouts/step_1/train/all/traces.jsonl")]
+    for pattern in ("rollouts/*/train/a*/*.jsonl", "rollouts/step_*"):
+        assert dump_files(pattern) == [Path("rollouts/step_1/train/all/traces.jsonl")]
+    Path("eval[1]").mkdir()
+    Path("eval[1]/7.jsonl").write_text("")
+    assert dump_files("eval[1]/7.jsonl") == dump_files("eval[1]") == [Path("eval[1]/7.jsonl")]
     for nothing in ("absent", "rollouts/*.parquet"):
         with pytest.raises(RolloutsError) as raised:
             dump_files(nothing)

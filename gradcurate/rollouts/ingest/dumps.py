@@ -18,15 +18,16 @@ SUFFIXES = (".jsonl", ".parquet")
 def dump_files(dump: str) -> list[Path]:
     """Return the files of a dump, in order of their names.
 
-    In prime-rl's folders, ``effective`` repeats rows of ``all``, and ``eval`` is no training.
+    In prime-rl's folders, ``effective`` repeats rows of ``all``, and ``eval`` is no training;
+    open-instruct writes a file of metadata beside its own.
 
     Raises:
         RolloutsError: There are none.
     """
     path = Path(dump).expanduser()
-    found = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
-    files = found or [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
-    kept = sorted(file for file in files if file.suffix in SUFFIXES and not _repeats(file))
+    named = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+    files = {file for place in named for file in ([place] if place.is_file() else place.rglob("*"))}
+    kept = sorted(file for file in files if file.suffix in SUFFIXES and not _is_beside(file))
     if not kept:
         raise RolloutsError(
             "--dump must name JSONL or Parquet files, a folder of them, or a pattern",
@@ -45,32 +46,38 @@ def read_dump(dump: str) -> Iterator[DumpedRollout]:
     for file in dump_files(dump):
         for number, record in _records(file):
             place = f"{file}:{number}"
+            read = READERS[_format(record, place)]
             try:
-                yield from READERS[_format(record, place)](record, place)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                rollouts = read(record, place)
+            except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
                 raise RolloutsError(
                     f"{place}: a record must have the fields of its trainer's dump",
                     f"reading it raised {type(error).__name__}: {error}",
                     "Take this file out of --dump.",
                 ) from error
+            yield from rollouts
 
 
-def _repeats(file: Path) -> bool:
-    return (file.name == "traces.jsonl" and file.parent.name == "effective") or "eval" in file.parts
+def _is_beside(file: Path) -> bool:
+    if file.name == "traces.jsonl":
+        return file.parent.name == "effective" or file.parent.parent.name == "eval"
+    return file.name.endswith("_metadata.jsonl")
 
 
-def _format(record: dict[str, Any], place: str) -> DumpFormat:
-    found = recognised(record)
+def _format(record: Any, place: str) -> DumpFormat:
+    found = recognised(record) if isinstance(record, dict) else None
     if found is None:
         raise RolloutsError(
             f"{place}: a record must be of {', '.join(READERS)}",
-            f"its fields are {', '.join(record) or 'none'}",
+            f"its fields are {', '.join(record) or 'none'}"
+            if isinstance(record, dict)
+            else "it has no fields",
             "Give rollouts that one of these trainers wrote.",
         )
     return found
 
 
-def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(file: Path) -> Iterator[tuple[int, Any]]:
     """Yield each record with its line, or its row, counted from 1."""
     try:
         if file.suffix == ".parquet":

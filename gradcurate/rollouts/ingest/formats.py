@@ -49,7 +49,7 @@ def _read_trl(record: Record, place: str) -> list[DumpedRollout]:
             place,
             completion if isinstance(completion, str) else _content(completion),
             sum(rewards.values()) if rewards else None,
-            problem_id=record.get("problem_id"),
+            problem_id=_id(record.get("problem_id")),
             messages=None if isinstance(prompt, str) else _messages(prompt),
             prompt_text=prompt if isinstance(prompt, str) else None,
             detail=rewards if len(rewards) > 1 else {},
@@ -78,6 +78,9 @@ def _read_nemo_rl(record: Record, place: str) -> list[DumpedRollout]:
 
 
 def _read_open_instruct(record: Record, place: str) -> list[DumpedRollout]:
+    called = record.get("request_info") or {}
+    if any(called.get(name) for name in ("num_calls", "tool_calleds")):  # what tools said is not marked
+        return [DumpedRollout(place, None, None)]
     return [
         DumpedRollout(
             place,
@@ -102,14 +105,19 @@ def _prime_rl_trace(record: Record, trace: Record, place: str) -> DumpedRollout:
     rewards = trace.get("rewards") or {}
     before, last = nodes[:-1], nodes[-1]
     tokens = [token for node in before for token in node.get("token_ids") or ()]
+    own = list(last.get("token_ids") or ())
+    mask = list(last.get("mask") or [True] * len(own))
+    start = mask.index(True) if any(mask) else 0  # the head of the message is the chat template's
+    if len(mask) != len(own) or not all(mask[start:]):
+        return DumpedRollout(place, None, None)
     return DumpedRollout(
         place,
         _content([last["message"]]),
         sum(r["score"] * r.get("weight", 1.0) for r in rewards.values()) if rewards else None,
-        problem_id=(record["task"].get("data") or {}).get("problem_id"),
+        problem_id=_id((record["task"].get("data") or {}).get("problem_id")),
         messages=_messages([node["message"] for node in before]),
-        prompt_token_ids=tokens or None,
-        completion_token_ids=last.get("token_ids"),
+        prompt_token_ids=[*tokens, *own[:start]] if tokens else None,
+        completion_token_ids=own[start:] or None,
         logprobs=last.get("logprobs"),
         detail={name: r["score"] for name, r in rewards.items()} if len(rewards) > 1 else {},
     )
@@ -141,6 +149,10 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def _id(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int) else None
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
@@ -156,5 +168,6 @@ def _messages(messages: Sequence[Record]) -> tuple[Message, ...]:
 
 
 def _content(messages: Sequence[Record]) -> str | None:
-    """Return the text of a response of one message."""
-    return messages[0]["content"] if len(messages) == 1 else None
+    """Return the text of a response of one message; None for parts that are no text."""
+    content = messages[0]["content"] if len(messages) == 1 else None
+    return content if isinstance(content, str) else None

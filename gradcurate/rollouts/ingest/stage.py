@@ -37,6 +37,7 @@ class IngestStage:
         problems: Pool and validation.
         prompted: The same, as token ids.
         tokenizer: The policy's.
+        stop_token_ids: What ends its responses.
         settings: With ``dump`` given.
         folder: Where shards go.
         fingerprint: What the shards depend on.
@@ -46,6 +47,7 @@ class IngestStage:
     problems: Sequence[Problem]
     prompted: Sequence[PromptedProblem]
     tokenizer: Any
+    stop_token_ids: frozenset[int]
     settings: Settings
     folder: Path
     fingerprint: Fingerprint
@@ -126,7 +128,7 @@ def _row(stage: IngestStage, problem: PromptedProblem, number: int, rollout: Dum
         "prompt_token_ids": prompt_ids,
         "completion_token_ids": ids,
         "completion": rollout.completion or stage.tokenizer.decode(ids, skip_special_tokens=True),
-        "finish_reason": "stop" if ids[-1] == stage.tokenizer.eos_token_id else "length",
+        "finish_reason": "stop" if ids[-1] in stage.stop_token_ids else "length",
         "sampling_logprobs": rollout.logprobs if known else None,
         "reward": rollout.reward,
         "reward_detail": json.dumps(detail, ensure_ascii=False, default=str),
@@ -134,6 +136,14 @@ def _row(stage: IngestStage, problem: PromptedProblem, number: int, rollout: Dum
         "seed": stage.settings.seed,
         "provenance": provenance,
     }
+
+
+def _turn_end(stage: IngestStage) -> int | None:
+    """Return the token that ends a response: of several, the one that the chat template writes."""
+    template = str(stage.tokenizer.chat_template or "")
+    stops = sorted(stage.stop_token_ids)
+    written = [token for token in stops if stage.tokenizer.convert_ids_to_tokens(token) in template]
+    return next(iter(written), stage.tokenizer.eos_token_id)
 
 
 def _require_known_tokens(stage: IngestStage, rollout: DumpedRollout, ids: Sequence[int]) -> None:
@@ -152,7 +162,7 @@ def _completion_ids(stage: IngestStage, rollout: DumpedRollout) -> tuple[list[in
         return list(rollout.completion_token_ids), "tokens"
     text = rollout.completion or ""
     ids = list(stage.tokenizer(text, add_special_tokens=False)["input_ids"])
-    end = stage.tokenizer.eos_token_id
+    end = _turn_end(stage)
     if end is not None and (not ids or len(ids) < stage.settings.max_tokens):
         ids.append(end)
     return ids, "text"
