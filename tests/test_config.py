@@ -200,3 +200,18 @@ for module in ("gradcurate.config", "gradcurate", "gradcurate_cli.app", "gradcur
     lines = done.stdout.splitlines()
     assert lines[:3] == ["gradcurate.config []", "gradcurate []", "gradcurate_cli.app []"]
     assert "pyarrow" in lines[3]  # the check can see a heavy package
+
+
+def test_reward_weights_are_one_number_for_each_reward():
+    two = {**REQUIRED, "reward": "a.py:f, exact"}
+    assert load_settings(two).reward_names == ("a.py:f", "exact")
+    assert load_settings(two).reward_weight_numbers == ()
+    assert load_settings({**two, "reward_weights": "1, -0.5"}).reward_weight_numbers == (1.0, -0.5)
+    for weights in ("1", "1,2,3", "1,x", "1,inf"):
+        with pytest.raises(SettingsError) as caught:
+            _ = load_settings({**two, "reward_weights": weights}).reward_weight_numbers
+        assert caught.value.args == (
+            "--reward-weights must be 2 comma-separated numbers, one for each --reward",
+            f"{weights!r} was given",
+            "Write them as in 1,0.5.",
+        )

@@ -31,12 +31,10 @@ def _verl(request: RewardRequest) -> dict[str, Any]:
 
 
 def _trl(request: RewardRequest) -> dict[str, Any]:
-    chat = isinstance(request.prompt, list)
-    completion = [_answer(request)] if chat else request.solution_str
     return {
         **{name: [value] for name, value in request.row.items() if name not in {"prompt", "completion"}},
         "prompts": [request.prompt],
-        "completions": [completion],
+        "completions": [_completion(request)],
         "completion_ids": [request.completion_token_ids],
         "trainer_state": SimpleNamespace(global_step=0, epoch=0.0, max_steps=0),
         "log_extra": _ignore,
@@ -75,10 +73,9 @@ def _areal(request: RewardRequest) -> dict[str, Any]:
 
 
 def _verifiers(request: RewardRequest) -> dict[str, Any]:
-    chat = isinstance(request.prompt, list)
     fields = {
         "prompt": request.prompt,
-        "completion": [_answer(request)] if chat else request.solution_str,
+        "completion": _completion(request),
         "answer": request.ground_truth,
         "task": request.data_source,
         "info": request.row.get("info") or request.extra_info,
@@ -86,8 +83,10 @@ def _verifiers(request: RewardRequest) -> dict[str, Any]:
     return {**request.row, **fields, "state": {**fields, "metrics": {}, "timing": {}}}
 
 
-def _answer(request: RewardRequest) -> dict[str, str]:
-    return {"role": "assistant", "content": request.solution_str}
+def _completion(request: RewardRequest) -> list[dict[str, str]] | str:
+    """Return the completion in the form of the prompt: messages, or text."""
+    chat = isinstance(request.prompt, list)
+    return [{"role": "assistant", "content": request.solution_str}] if chat else request.solution_str
 
 
 @final

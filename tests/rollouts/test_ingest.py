@@ -1,6 +1,7 @@
 """Rollouts from trainers' dumps: read, matched, and ranked as sampled ones are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 
 import gradcurate
 from finished_runs import finish
-from gradcurate.errors import RolloutsError
+from gradcurate.config import Settings
+from gradcurate.errors import RolloutsError, SettingsError
 from gradcurate.rollouts import stage
 from gradcurate.rollouts.ingest.dumps import dump_files, read_dump
 from gradcurate.rollouts.ingest.formats import READERS
+from gradcurate.rollouts.ingest.stage import IngestStage
 from gradcurate.store.tables import read_table, shard_paths
 from tiny_models import tiny_tokenizer
 
@@ -123,7 +126,9 @@ def test_problems_that_the_dump_lacks_have_a_status_and_no_score(finished):
     summary = gradcurate.score(**finished | {"run": "runs/2", "dump": dump})
     assert scores("runs/2")[absent] == ("no_rollouts", None)
     assert summary.pool_statuses["no_rollouts"] == 1
-    assert {p: s for p, s in scores("runs/2").items() if p != absent}.keys() < scores(FIRST).keys()
+    for problem_id, (status, score) in scores(FIRST).items():
+        if problem_id != absent:
+            assert scores("runs/2")[problem_id] == (status, score and pytest.approx(score, abs=1e-6))
 
 
 def test_a_dump_of_other_problems_is_refused_unless_told_to_go_on(finished):
@@ -172,6 +177,7 @@ def test_rewards_are_the_dump_s_own(finished):
     [
         ({"a": 1}, f"must be of {', '.join(READERS)}", "its fields are a"),
         ({"input": "q", "output": 1, "score": 1}, "must have", "reading it raised TypeError: 1 is no text"),
+        ([1], f"must be of {', '.join(READERS)}", "it has no fields"),
         ({"task": {}, "traces": [{}]}, "must have the fields", "reading it raised KeyError: 'nodes'"),
     ],
 )
@@ -190,6 +196,42 @@ def test_traces_of_several_turns_are_unusable():
     record = {"task": {}, "traces": [{"nodes": [turn, turn]}]}
     (rollout,) = READERS["prime-rl"](record, "here")
     assert (rollout.completion, rollout.completion_token_ids) == (None, None)
+
+
+def test_what_tools_said_is_no_response():
+    record = {"prompt_tokens": [1], "response_tokens": [2], "reward": 1.0, "logprobs": [-1.0]}
+    (plain,) = READERS["open-instruct"](record | {"request_info": {"num_calls": 0}}, "here")
+    (called,) = READERS["open-instruct"](record | {"request_info": {"num_calls": 2}}, "here")
+    assert (plain.completion_token_ids, called.completion_token_ids) == ([2], None)
+
+
+def test_a_completion_in_parts_has_no_text_and_ids_are_text():
+    record = {"step": 1, "prompt": "q", "advantage": 0.0, "right": 1.0, "problem_id": 7}
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "x"}]}]
+    (rollout,) = READERS["trl"](record | {"completion": parts}, "here")
+    assert (rollout.completion, rollout.problem_id, rollout.reward) == (None, "7", 1.0)
+
+
+def test_of_several_end_tokens_the_template_s_own_ends_a_text(tmp_path):
+    stops = frozenset(TOKENIZER.convert_tokens_to_ids(["<pad>", "<eos>"]))
+    settings = Settings(pool="p", validation="v", model="m", run="r", dump="d")
+    ingest = IngestStage([], [], TOKENIZER, stops, settings, tmp_path, {}, "policy")
+    assert ingest.end_token_id == TOKENIZER.eos_token_id
+    silent = tiny_tokenizer()
+    silent.chat_template = "{{ messages[0]['content'] }}<pad>"
+    assert replace(ingest, tokenizer=silent).end_token_id == TOKENIZER.pad_token_id
+
+
+def test_weights_are_refused_beside_a_dump(finished):
+    dump = write_lines(map(verl, sampled()))
+    with pytest.raises(SettingsError) as raised:
+        gradcurate.score(**finished | {"run": "runs/2", "dump": dump, "reward_weights": "1"})
+    assert raised.value.args == (
+        "--dump brings its own rewards, which --reward-weights does not weigh",
+        "'1' was given",
+        "Leave it out.",
+    )
+    assert not Path("runs/2").exists()
 
 
 def test_the_files_of_a_dump_are_those_of_training(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ the same (``provenance`` is ``text``; ``tokens`` where the dump kept them).
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ class IngestStage:
     folder: Path
     fingerprint: Fingerprint
     policy_fingerprint: str
+
+    @cached_property
+    def end_token_id(self) -> int | None:
+        """Return the token that ends a response: of several, the one that the chat template writes."""
+        template = str(self.tokenizer.chat_template or "")
+        stops = sorted(self.stop_token_ids)
+        written = [token for token in stops if self.tokenizer.convert_ids_to_tokens(token) in template]
+        return next(iter(written), self.tokenizer.eos_token_id)
 
 
 def run_ingest(stage: IngestStage, batches: Sequence[Batch], progress: Progress) -> Matches | None:
@@ -138,14 +147,6 @@ def _row(stage: IngestStage, problem: PromptedProblem, number: int, rollout: Dum
     }
 
 
-def _turn_end(stage: IngestStage) -> int | None:
-    """Return the token that ends a response: of several, the one that the chat template writes."""
-    template = str(stage.tokenizer.chat_template or "")
-    stops = sorted(stage.stop_token_ids)
-    written = [token for token in stops if stage.tokenizer.convert_ids_to_tokens(token) in template]
-    return next(iter(written), stage.tokenizer.eos_token_id)
-
-
 def _require_known_tokens(stage: IngestStage, rollout: DumpedRollout, ids: Sequence[int]) -> None:
     size = len(stage.tokenizer)
     foreign = [token for token in ids if not 0 <= token < size]
@@ -162,7 +163,7 @@ def _completion_ids(stage: IngestStage, rollout: DumpedRollout) -> tuple[list[in
         return list(rollout.completion_token_ids), "tokens"
     text = rollout.completion or ""
     ids = list(stage.tokenizer(text, add_special_tokens=False)["input_ids"])
-    end = _turn_end(stage)
+    end = stage.end_token_id
     if end is not None and (not ids or len(ids) < stage.settings.max_tokens):
         ids.append(end)
     return ids, "text"
