@@ -22,7 +22,7 @@ def weighted_sum(
         functions: Each with its name.
         weights: One for each.
     """
-    names = component_names([name for name, _ in functions])
+    names = _component_names([name for name, _ in functions])
 
     def reward(request: RewardRequest) -> RewardOutcome:
         total, applied = 0.0, False
@@ -44,7 +44,7 @@ def weighted_sum(
     return reward
 
 
-def component_names(names: Sequence[str]) -> list[str]:
+def _component_names(names: Sequence[str]) -> list[str]:
     """Return the function's own name of each reward where that is unique, else the whole."""
     short = [name.rpartition(":")[2] for name in names]
     return [own if short.count(own) == 1 else name for own, name in zip(short, names, strict=True)]

@@ -79,7 +79,6 @@ def _rewarded_while_sampling(
     """Sample each batch while the one before it is rewarded, in a thread that waits for the workers."""
     rewarding = ThreadPoolExecutor(max_workers=1)
     pending: tuple[Batch, list[Answer], Future[list[RewardOutcome]]] | None = None
-    interrupted = True
     try:
         for batch in batches:
             answers = _sample(stage, batch)
@@ -88,9 +87,8 @@ def _rewarded_while_sampling(
             pending = batch, answers, rewarding.submit(stage.reward, answers)
         if pending:
             yield pending[0], pending[1], pending[2].result()
-        interrupted = False
     finally:
-        rewarding.shutdown(wait=not interrupted, cancel_futures=True)
+        rewarding.shutdown(wait=False, cancel_futures=True)
 
 
 def _sample(stage: RolloutStage, batch: Batch) -> list[Answer]:
