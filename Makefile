@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/arithmetic
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint verify-demo bench-sketch bench-engines clean
+.PHONY: demo test test-vllm lint verify-demo bench-sketch bench-engines clean
 
 demo: $(VENV)/.runtime ## rank 120 problems with a real model, and write the best 20 for TRL
 	$(BIN)/gradcurate score --config examples/arithmetic/gradcurate.toml --run $(RUN)
@@ -14,6 +14,9 @@ demo: $(VENV)/.runtime ## rank 120 problems with a real model, and write the bes
 
 test: $(VENV)/.development ## the test suite
 	$(BIN)/pytest
+
+test-vllm: $(VENV)/.development $(VENV)-vllm/.installed ## real vLLM, as an engine and as a server
+	VLLM_PYTHON=$(VENV)-vllm/bin/python $(BIN)/pytest tests/vllm
 
 lint: $(VENV)/.development ## ruff and mypy
 	$(BIN)/ruff check .

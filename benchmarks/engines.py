@@ -21,9 +21,9 @@ from measuring import write_table
 
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.results import read_rollouts
+from gradcurate.rollouts.batches import cut_problem_batches
+from gradcurate.rollouts.engines.transformers_engine import sample_completions
 from gradcurate.rollouts.rollout import PromptedProblem
-from gradcurate.rollouts.stage import cut_problem_batches
-from gradcurate.rollouts.transformers_engine import sample_completions
 from gradcurate.store.manifest import read_manifest
 
 PROBLEMS, GROUP, MAX_TOKENS, REPETITIONS = 60, 8, 48, 3

@@ -16,7 +16,7 @@ from gradcurate.config import Settings
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
 from gradcurate.results import read_groups, read_rollouts, split_weights
-from gradcurate.rollouts.transformers_engine import sample_completions
+from gradcurate.rollouts.engines.transformers_engine import sample_completions
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, LiveRollout, live_rollouts
 from gradcurate.sketches.token_batch import TokenBatch, pad_rollouts

@@ -8,7 +8,7 @@ The verbs of the command line, as functions::
     gradcurate.select("runs/1", top_k=500, format="verl", out="data/round-1")
 """
 
-from gradcurate.api import inspect, rollout, score, select, sketch, summary, verify
+from gradcurate.api import inspect, reward, rollout, score, select, sketch, summary, verify
 from gradcurate.errors import GradcurateError
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ __all__ = [
     "GradcurateError",
     "__version__",
     "inspect",
+    "reward",
     "rollout",
     "score",
     "select",

@@ -6,13 +6,14 @@ functions, so that a verb which needs no model loads no torch.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gradcurate.config import load_settings
+from gradcurate.config import load_settings, setting_fields
 from gradcurate.errors import SettingsError
 from gradcurate.progress import Progress, Silent
+from gradcurate.suggestion import choose_from
 
 if TYPE_CHECKING:
     from gradcurate.report.inspection import Inspection
@@ -40,6 +41,30 @@ class RolloutReport:
     failed_rollouts: int
     pool_statuses: dict[str, int]
     validation_statuses: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """What `reward` changed in a run directory.
+
+    Attributes:
+        run: The run directory.
+        rollouts: How many rollouts were rewarded.
+        changed_rewards: How many have another reward than the one they were sampled with.
+        failed_rollouts: How many have none.
+        pool_statuses: Pool problems by status.
+        validation_statuses: Validation problems by status.
+        numerator: What scores are computed from: ``exact`` derivatives, or ``sketched`` where the rewards of
+            validation problems have changed; None if the run has no scores.
+    """
+
+    run: str
+    rollouts: int
+    changed_rewards: int
+    failed_rollouts: int
+    pool_statuses: dict[str, int]
+    validation_statuses: dict[str, int]
+    numerator: str | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +149,51 @@ def rollout(
         pool_statuses=dict(Counter(group.status for group in groups if group.split == "pool")),
         validation_statuses=dict(Counter(group.status for group in groups if group.split == "validation")),
     )
+
+
+def reward(run: str | Path, *, progress: Progress | None = None, **settings: Any) -> RewardReport:
+    """Reward the rollouts of a run again, touching neither them nor their sketches, and rank it anew.
+
+    Args:
+        run: The run directory.
+        progress: Who is told how far it is.
+        **settings: The fields of `gradcurate.config.Settings` that begin with ``reward``; what is not given
+            is as in the run.
+    """
+    from gradcurate import pipeline
+    from gradcurate.results import read_groups, read_rollouts, read_scores
+    from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA
+    from gradcurate.store.manifest import read_manifest
+    from gradcurate.store.run_directory import RunDirectory
+    from gradcurate.store.tables import read_shards
+
+    directory = RunDirectory(Path(run))
+    before = asdict(read_manifest(directory.manifest).settings)
+    resolved = load_settings({**before, **_only_reward_settings(settings), "run": str(run)})
+    pipeline.reward(resolved, progress or Silent())
+    first = read_shards(directory.rollouts, ROLLOUTS_SCHEMA, ["reward"])["reward"].to_pylist()
+    second = read_rollouts(directory, ["reward"])["reward"].to_pylist()
+    groups = read_groups(directory)
+    scores = read_scores(directory) if directory.scores.exists() else None
+    of_pool = [group.status for group in groups if group.split == "pool"]
+    return RewardReport(
+        run=str(run),
+        rollouts=len(second),
+        changed_rewards=sum(a != b for a, b in zip(first, second, strict=True)),
+        failed_rollouts=second.count(None),
+        pool_statuses=dict(Counter(of_pool if scores is None else scores["status"].to_pylist())),
+        validation_statuses=dict(Counter(group.status for group in groups if group.split == "validation")),
+        numerator=None if scores is None else next(filter(None, scores["numerator"].to_pylist()), None),
+    )
+
+
+def _only_reward_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    known = [field.name for field in setting_fields() if field.name.startswith("reward")]
+    for name in settings:
+        if name not in known:
+            expected = "A run is rewarded again with settings of rewards only"
+            raise SettingsError(expected, f"{name!r} is none", choose_from(name, known))
+    return settings
 
 
 def sketch(

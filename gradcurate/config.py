@@ -10,6 +10,7 @@ This module is imported by ``gradcurate --help``: it needs nothing but the stand
 """
 
 import dataclasses
+import json
 import math
 import os
 import tomllib
@@ -97,6 +98,36 @@ class Settings:
     )
     batch_sequences: Annotated[int, Ge(1)] = _setting(
         "Rollouts sampled at once.", stage="rollouts", default=128
+    )
+    engine: Literal["transformers", "vllm", "openai"] = _setting(
+        "What samples: transformers, vllm (in a process of its own) or openai (any compatible --server).",
+        stage="rollouts",
+        default="transformers",
+    )
+    server: str | None = _setting(
+        "Address of --engine openai, as in http://localhost:8000/v1; OPENAI_API_KEY is its key.",
+        stage=None,
+        default=None,
+    )
+    server_model: str | None = _setting(
+        "The policy's name on the --server, where that serves several.", stage=None, default=None
+    )
+    server_concurrency: Annotated[int, Ge(1)] = _setting(
+        "Rollouts asked of the --server at once.", stage=None, default=64
+    )
+    server_timeout_seconds: Annotated[float, Gt(0)] = _setting(
+        "Time limit of one request to the --server.", stage=None, default=600.0
+    )
+    server_retries: Annotated[int, Ge(0)] = _setting(
+        "How often a request is repeated while the --server is down or busy, up to 8 s apart.",
+        stage=None,
+        default=20,
+    )
+    vllm_python: str | None = _setting(
+        "The Python of another environment, for --engine vllm.", stage=None, default=None
+    )
+    vllm_options: str | None = _setting(
+        "Keywords of vllm.LLM as JSON, as in '{\"tensor_parallel_size\": 2}'.", stage=None, default=None
     )
     adapter: Literal["own", "merged"] = _setting(
         "Gradients of a PEFT adapter: of its own matrices, or of the weights that it is merged into.",
@@ -207,6 +238,25 @@ class Settings:
                 "Write them as in 1,0.5.",
             )
         return numbers
+
+    @property
+    def vllm_keywords(self) -> dict[str, Any]:
+        """Return ``vllm_options`` as keywords.
+
+        Raises:
+            SettingsError: They are no JSON object.
+        """
+        try:
+            keywords = json.loads(self.vllm_options or "{}")
+        except ValueError:
+            keywords = None
+        if not isinstance(keywords, dict):
+            raise SettingsError(
+                "--vllm-options must be a JSON object",
+                f"{self.vllm_options!r} was given",
+                "Write it as in '{\"tensor_parallel_size\": 2}'.",
+            )
+        return keywords
 
     @property
     def module_patterns(self) -> tuple[str, ...]:

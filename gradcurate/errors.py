@@ -10,6 +10,7 @@
     │   └── RunDirectoryError    a run directory of other settings, or incomplete
     ├── NoSignalError            exit code 3: nothing to learn from in these rollouts
     ├── LockedError              exit code 4: another process works in the run directory
+    ├── EngineError              exit code 5: an engine or server stopped answering; resumable
     ├── NumericalError           exit code 1: NaN or infinity where a number must be
     └── OutOfMemoryError         exit code 1: a single rollout does not fit
 
@@ -75,6 +76,12 @@ class LockedError(GradcurateError):
     """Another process holds the run directory."""
 
     exit_code: ClassVar[int] = 4
+
+
+class EngineError(GradcurateError):
+    """An engine or server does not answer; what it has sampled is kept, and the same command goes on."""
+
+    exit_code: ClassVar[int] = 5
 
 
 class NumericalError(GradcurateError):

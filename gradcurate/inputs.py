@@ -18,6 +18,7 @@ from gradcurate.policies.checkpoints import OPTIMIZER_FILE, Checkpoint, find_che
 from gradcurate.policies.digests import file_digest
 from gradcurate.policies.policy import context_tokens, load_tokenizer
 from gradcurate.policies.prompts import render_prompt, resolve_prompt_format
+from gradcurate.policies.stop_tokens import find_stop_token_ids
 from gradcurate.problems import (
     BadRow,
     ColumnChoice,
@@ -44,6 +45,7 @@ class Inputs:
         checkpoint: The policy's files.
         gradient_checkpoint: The files of the model that gradients are taken from; mostly the policy's.
         tokenizer: The policy's tokenizer.
+        stop_token_ids: What ends the policy's responses.
         prompt_format: How prompts were rendered.
         fingerprints: Of the stages ``problems``, ``rollouts`` and ``sketches``.
     """
@@ -54,6 +56,7 @@ class Inputs:
     checkpoint: Checkpoint
     gradient_checkpoint: Checkpoint
     tokenizer: Any
+    stop_token_ids: frozenset[int]
     prompt_format: Literal["chat", "text"]
     fingerprints: Mapping[str, Fingerprint]
 
@@ -87,6 +90,7 @@ def read_inputs(settings: Settings) -> Inputs:
         checkpoint=checkpoint,
         gradient_checkpoint=gradient_checkpoint,
         tokenizer=tokenizer,
+        stop_token_ids=find_stop_token_ids(checkpoint, tokenizer),
         prompt_format=prompt_format,
         fingerprints=_fingerprints(
             settings, problems, prompts, checkpoint, gradient_checkpoint, prompt_format
@@ -184,7 +188,7 @@ def _fingerprints(
         **settings.of_stage("rollouts"),
         "prompt_format": prompt_format,
         "prompts": digest([prompts[p.split, p.problem_id] for p in ordered]),
-        "reward_file": _reward_files_digest(settings),
+        **reward_fingerprint(settings),
         "dump_files": _dump_digest(settings),
     }
     of_sketches = {
@@ -200,6 +204,16 @@ def _fingerprints(
 def _optimizer_digest(settings: Settings, checkpoint: Checkpoint) -> str | None:
     file = checkpoint.own_folder / OPTIMIZER_FILE
     return file_digest(file) if settings.precondition == "adam" and file.is_file() else None
+
+
+def reward_fingerprint(settings: Settings) -> Fingerprint:
+    """Return what rewards depend on, besides what is rewarded."""
+    return {
+        "reward": settings.reward,
+        "reward_weights": settings.reward_weights,
+        "reward_style": settings.reward_style,
+        "reward_file": _reward_files_digest(settings),
+    }
 
 
 def _reward_files_digest(settings: Settings) -> str | None:

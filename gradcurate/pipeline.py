@@ -12,17 +12,17 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gradcurate.config import Settings
 from gradcurate.errors import NoSignalError, RunDirectoryError, SettingsError
-from gradcurate.inputs import Inputs, digest, read_inputs
-from gradcurate.policies.checkpoints import Checkpoint
-from gradcurate.policies.policy import Policy, load_policy, require_vocabulary
-from gradcurate.problems import Split, problems_to_table
+from gradcurate.inputs import Inputs, digest, read_inputs, reward_fingerprint
+from gradcurate.policies.checkpoints import Checkpoint, find_checkpoint
+from gradcurate.policies.policy import Policy, load_policy, load_tokenizer, require_vocabulary, resolve_device
+from gradcurate.problems import Problem, Split, problems_to_table
 from gradcurate.problems.bad_rows import write_bad_rows
 from gradcurate.progress import Progress
 from gradcurate.results import (
@@ -33,10 +33,13 @@ from gradcurate.results import (
     split_weights,
 )
 from gradcurate.rewards import RewardPool, RewardSpec
+from gradcurate.rollouts import rerewarding
 from gradcurate.rollouts import stage as rollout_stage
+from gradcurate.rollouts.batches import Batch, cut_problem_batches, shard_path
+from gradcurate.rollouts.engines.choosing import engine_for, require_engine
 from gradcurate.rollouts.ingest import stage as ingest_stage
 from gradcurate.rollouts.rewarding import completion_scorer
-from gradcurate.scores.alignment import score_problems, sum_gradients
+from gradcurate.scores.alignment import require_all_sketches, score_problems, sum_gradients
 from gradcurate.scores.groups import Group
 from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
@@ -51,7 +54,7 @@ from gradcurate.sketches.live_rollouts import (
 )
 from gradcurate.sketches.sketcher import Sketcher
 from gradcurate.store.lock import locked
-from gradcurate.store.manifest import Manifest, write_manifest
+from gradcurate.store.manifest import Manifest, read_manifest, write_manifest
 from gradcurate.store.run_directory import (
     RunDirectory,
     remove_temporary_files,
@@ -60,7 +63,7 @@ from gradcurate.store.run_directory import (
     require_same_shards,
     require_stage,
 )
-from gradcurate.store.tables import write_table
+from gradcurate.store.tables import read_fingerprint, shard_paths, write_table
 
 SPLITS: tuple[Split, ...] = ("validation", "pool")
 VALIDATION_ROLLOUTS = "validation_rollouts"
@@ -69,6 +72,7 @@ VALIDATION_ROLLOUTS = "validation_rollouts"
 
 def score(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its scores."""
+    require_engine(settings)
     inputs = read_inputs(settings)
     with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
         _roll_out(settings, run, inputs, models, rewards, progress)
@@ -78,6 +82,7 @@ def score(settings: Settings, progress: Progress) -> None:
 
 def rollout(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its rewarded rollouts."""
+    require_engine(settings)
     inputs = read_inputs(settings)
     with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
         _roll_out(settings, run, inputs, models, rewards, progress)
@@ -90,6 +95,44 @@ def sketch(settings: Settings, progress: Progress) -> None:
     with _opened(settings, inputs) as (run, models):
         _require_all_rollouts(settings, run, inputs)
         _sketch(settings, run, inputs, models, progress)
+
+
+def reward(settings: Settings, progress: Progress) -> None:
+    """Reward the rollouts of a finished run again, and rank it anew from the sketches that it has."""
+    run = RunDirectory(Path(settings.run))
+    problems, prompt_format = read_problems(run), read_manifest(run.manifest).prompt_format
+    _require_rewardable(settings, run, problems)
+    with _reward_pool(settings, problems) as rewards, locked(run.root):
+        remove_temporary_files(run)
+        stage = rerewarding.RerewardingStage(
+            reward=completion_scorer(rewards, problems, prompt_format),
+            tokenizer=load_tokenizer(find_checkpoint(settings.model)),
+            rollouts=run.rollouts,
+            rewards=run.rewards,
+            fingerprint=reward_fingerprint(settings),
+        )
+        rerewarding.run_rerewarding(stage, progress)
+        if run.direction.exists():
+            run.scores.unlink(missing_ok=True)  # those of other rewards, should these give none
+            _rescore(settings, run, problems)
+
+
+def _require_rewardable(settings: Settings, run: RunDirectory, problems: Sequence[Problem]) -> None:
+    keys = read_rollouts(run, ["split", "problem_id"])
+    rewarded = set(zip(keys["split"].to_pylist(), keys["problem_id"].to_pylist(), strict=True))
+    lacking = [p for p in problems if (p.split, p.problem_id) not in rewarded]
+    if not rewarded or (lacking and settings.dump is None):
+        raise RunDirectoryError(
+            "Every problem must have its rollouts before they are rewarded again",
+            f"{len(lacking)} of {len(problems)} problems in {run.root} have none yet",
+            "Run `gradcurate rollout` first.",
+        )
+    if run.direction.exists() and settings.granularity == "problem":
+        raise RunDirectoryError(
+            "Later rewards need a sketch for each rollout",
+            f"those of {run.root} are sums (--granularity problem), weighted by the first rewards",
+            "Score into another --run.",
+        )
 
 
 def _rewards(settings: Settings, inputs: Inputs) -> AbstractContextManager[RewardPool | None]:
@@ -105,11 +148,15 @@ def _rewards(settings: Settings, inputs: Inputs) -> AbstractContextManager[Rewar
                 "Leave it out.",
             )
         return nullcontext()
+    return _reward_pool(settings, inputs.problems)
+
+
+def _reward_pool(settings: Settings, problems: Sequence[Problem]) -> RewardPool:
     spec = RewardSpec(
         names=settings.reward_names,
         weights=settings.reward_weight_numbers,
         style=settings.reward_style,
-        columns=sorted(set.intersection(*(set(problem.row) for problem in inputs.problems))),
+        columns=sorted(set.intersection(*(set(problem.row) for problem in problems))),
         memory_mebibytes=settings.reward_memory_mebibytes,
     )
     return RewardPool(spec, settings.reward_workers, settings.reward_timeout_seconds)
@@ -139,15 +186,26 @@ def _models(settings: Settings, inputs: Inputs) -> _Models:
     return _Models(policy, gradients, sketcher)
 
 
+def _require_fitting(settings: Settings, inputs: Inputs, models: _Models) -> None:
+    """Find out whether the models load and have gradients to sketch.
+
+    Where another process samples, these are copies in main memory, dropped again: it needs the GPU's.
+    """
+    if settings.engine != "transformers":
+        resolve_device(settings.device)
+        models = _models(replace(settings, device="cpu"), inputs)
+    for model in {models.gradients(), models.policy()}:
+        require_vocabulary(model, (token for p in inputs.prompted for token in p.prompt_token_ids))
+    models.sketcher()
+
+
 @contextmanager
 def _opened(settings: Settings, inputs: Inputs) -> Iterator[tuple[RunDirectory, _Models]]:
     """Hold the run directory, refusing one of other settings; a new one only for models that fit."""
     run, models = RunDirectory(Path(settings.run)), _models(settings, inputs)
     if not run.problems.exists():  # else these were found out when the run began
         require_empty(run.root)
-        for model in {models.gradients(), models.policy()}:
-            require_vocabulary(model, (token for p in inputs.prompted for token in p.prompt_token_ids))
-        models.sketcher()
+        _require_fitting(settings, inputs, models)
     with locked(run.root):
         remove_temporary_files(run)
         _record(settings, run, inputs)
@@ -167,14 +225,12 @@ def _record(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     write_manifest(run.manifest, manifest, fingerprints)
 
 
-def _ingest(
-    settings: Settings, run: RunDirectory, inputs: Inputs, models: _Models, progress: Progress
-) -> None:
+def _ingest(settings: Settings, run: RunDirectory, inputs: Inputs, progress: Progress) -> None:
     stage = ingest_stage.IngestStage(
         problems=inputs.problems,
         prompted=inputs.prompted,
         tokenizer=inputs.tokenizer,
-        stop_token_ids=models.policy().stop_token_ids,
+        stop_token_ids=inputs.stop_token_ids,
         settings=settings,
         folder=run.rollouts,
         fingerprint=inputs.fingerprints["rollouts"],
@@ -195,30 +251,28 @@ def _roll_out(
     progress: Progress,
 ) -> None:
     if rewards is None:
-        _ingest(settings, run, inputs, models, progress)
+        _ingest(settings, run, inputs, progress)
         return
+    engine = engine_for(settings, inputs, run, models.policy)
     stage = rollout_stage.RolloutStage(
-        policy=models.policy,
+        engine=engine,
+        tokenizer=inputs.tokenizer,
         reward=completion_scorer(rewards, read_problems(run), inputs.prompt_format),
         settings=settings,
         folder=run.rollouts,
         fingerprint=inputs.fingerprints["rollouts"],
         policy_fingerprint=str(inputs.fingerprints["rollouts"]["policy"]),
     )
-    for split in SPLITS:
-        batches = rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings)
-        rollout_stage.run_rollouts(stage, batches, f"roll out {split}", progress)
-        if split == "validation":
-            _require_validation_signal(run, read_groups(run))
-    rewards.close()  # the gradient passes need the memory
+    with closing(engine), closing(rewards):  # the gradient passes need the memory
+        for split in SPLITS:
+            batches = cut_problem_batches(inputs.prompted_of(split), settings)
+            rollout_stage.run_rollouts(stage, batches, f"roll out {split}", progress)
+            if split == "validation":
+                _require_validation_signal(run, read_groups(run))
 
 
-def _problem_batches(settings: Settings, inputs: Inputs) -> list[rollout_stage.Batch]:
-    return [
-        batch
-        for split in SPLITS
-        for batch in rollout_stage.cut_problem_batches(inputs.prompted_of(split), settings)
-    ]
+def _problem_batches(settings: Settings, inputs: Inputs) -> list[Batch]:
+    return [batch for split in SPLITS for batch in cut_problem_batches(inputs.prompted_of(split), settings)]
 
 
 def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
@@ -226,7 +280,7 @@ def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs)
     lacking = sum(
         len(batch)
         for batch in _problem_batches(settings, inputs)
-        if not rollout_stage.shard_path(run.rollouts, batch).exists()
+        if not shard_path(run.rollouts, batch).exists()
     )
     if lacking:
         raise RunDirectoryError(
@@ -264,7 +318,7 @@ def _sketch(
         direction=run.direction,
         fingerprint={
             **inputs.fingerprints["sketches"],
-            VALIDATION_ROLLOUTS: digest([[*r.identity, r.weight] for r in live["validation"]]),
+            VALIDATION_ROLLOUTS: _direction_digest(live["validation"]),
         },
         mismatch_limit=settings.mismatch_limit if models.gradients is models.policy else math.inf,
     )
@@ -288,22 +342,53 @@ def _live_rollouts(
     return {split: live_rollouts(tokens, split, split_weights(groups, split, settings)) for split in SPLITS}
 
 
+def _direction_digest(live: Sequence[LiveRollout]) -> str:
+    return digest([[*r.identity, r.weight] for r in live])
+
+
 def _rows(settings: Settings, live: Sequence[LiveRollout]) -> Sequence[LiveRow]:
     return live_groups(live) if settings.granularity == "problem" else live
 
 
 def _score(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
     groups = read_groups(run)
-    pool, validation = (_row_weights(settings, run, groups, split) for split in ("pool", "validation"))
-    validation_gradients = sum_gradients(run.sketches, "validation", validation)
+    weights = {split: _row_weights(settings, run, groups, split) for split in SPLITS}
+    sums = {split: sum_gradients(run.sketches, split, weights[split]) for split in SPLITS}
+    for split in SPLITS:
+        require_all_sketches(sums[split], weights[split])
     scores = score_problems(
-        [problem for problem in inputs.problems if problem.split == "pool"],
-        {group.problem_id: group for group in groups if group.split == "pool"},
-        sum_gradients(run.sketches, "pool", pool),
-        validation_gradients.total_sketch(),
+        *_pool(inputs.problems, groups),
+        sums["pool"],
+        sums["validation"].total_sketch(),
         read_record(run.direction).norm,
     )
     write_table(run.scores, scores, "scores", inputs.fingerprints["sketches"])
+
+
+def _rescore(settings: Settings, run: RunDirectory, problems: Sequence[Problem]) -> None:
+    """Rank a run from the sketches it has, with exact numerators where its direction is still the one."""
+    groups = read_groups(run)
+    _require_validation_signal(run, groups)
+    weights = {split: split_weights(groups, split, settings) for split in SPLITS}
+    sums = {split: sum_gradients(run.sketches, split, weights[split]) for split in SPLITS}
+    lacking = {split: sums[split].lacking(weights[split]) for split in SPLITS}
+    sums["validation"].drop(lacking["validation"])
+    made_of = read_fingerprint(shard_paths(run.sketches)[0])
+    live = _live_rollouts(settings, run, groups)["validation"]
+    same = made_of[VALIDATION_ROLLOUTS] == _direction_digest(live)
+    scores = score_problems(
+        *_pool(problems, groups),
+        sums["pool"],
+        sums["validation"].total_sketch(),
+        read_record(run.direction).norm if same else None,
+        lacking["pool"],
+    )
+    write_table(run.scores, scores, "scores", {**made_of, **reward_fingerprint(settings)})
+
+
+def _pool(problems: Sequence[Problem], groups: Sequence[Group]) -> tuple[list[Problem], dict[str, Group]]:
+    pool = [problem for problem in problems if problem.split == "pool"]
+    return pool, {group.problem_id: group for group in groups if group.split == "pool"}
 
 
 def _row_weights(

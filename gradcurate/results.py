@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from gradcurate.config import Settings
 from gradcurate.errors import RunDirectoryError
 from gradcurate.problems import Problem, Split, table_to_problems
-from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA
+from gradcurate.rollouts.rollout import REWARDS_SCHEMA, ROLLOUTS_SCHEMA
 from gradcurate.scores.groups import GROUP_COLUMNS, Group, group_rollouts
 from gradcurate.store.run_directory import RunDirectory, require_stage
-from gradcurate.store.tables import read_shards, read_table, shard_paths
+from gradcurate.store.tables import read_fingerprint, read_shards, read_table, shard_paths
 
 
 def read_problems(run: RunDirectory) -> tuple[Problem, ...]:
@@ -23,8 +23,33 @@ def read_problems(run: RunDirectory) -> tuple[Problem, ...]:
 
 
 def read_rollouts(run: RunDirectory, columns: list[str] | None = None) -> pa.Table:
-    """Return the rollouts of a run."""
-    return read_shards(run.rollouts, ROLLOUTS_SCHEMA, columns)
+    """Return the rollouts of a run, with their latest rewards.
+
+    Raises:
+        RunDirectoryError: They are being rewarded again, and not all of them have been.
+    """
+    rollouts = read_shards(run.rollouts, ROLLOUTS_SCHEMA, columns)
+    replaced = [name for name in ("reward", "reward_detail") if name in rollouts.column_names]
+    if not replaced or not shard_paths(run.rewards):
+        return rollouts
+    _require_all_rewarded(run)
+    rewards = read_shards(run.rewards, REWARDS_SCHEMA)
+    for name in replaced:
+        place = rollouts.column_names.index(name)
+        rollouts = rollouts.set_column(place, REWARDS_SCHEMA.field(name), rewards[name])
+    return rollouts
+
+
+def _require_all_rewarded(run: RunDirectory) -> None:
+    rewarded = shard_paths(run.rewards)
+    fingerprints = {json.dumps(read_fingerprint(path), sort_keys=True) for path in rewarded}
+    missing = {path.name for path in shard_paths(run.rollouts)} ^ {path.name for path in rewarded}
+    if missing or len(fingerprints) > 1:
+        raise RunDirectoryError(
+            "Later rewards must be there for every rollout",
+            f"{run.rewards} has those of some",
+            "Run `gradcurate reward` again, or remove that folder to go back to the first rewards.",
+        )
 
 
 def read_groups(run: RunDirectory) -> list[Group]:

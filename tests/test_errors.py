@@ -20,6 +20,7 @@ TREE = {
     "RunDirectoryError": (ValueError, 2),
     "NoSignalError": (Exception, 3),
     "LockedError": (Exception, 4),
+    "EngineError": (Exception, 5),
     "NumericalError": (Exception, 1),
     "OutOfMemoryError": (Exception, 1),
 }

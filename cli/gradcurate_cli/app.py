@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from gradcurate.errors import SettingsError
 from gradcurate_cli.inspect import inspect_problem
 from gradcurate_cli.options import JSON_FLAG
+from gradcurate_cli.reward import reward
 from gradcurate_cli.rollout import rollout
 from gradcurate_cli.running import report
 from gradcurate_cli.score import score
@@ -28,7 +29,8 @@ from gradcurate_cli.verify import verify
 
 EPILOG = (
     "Exit codes: 0 done; 1 failed; 2 an input cannot be used; 3 no learning signal in the rollouts; "
-    "4 another process holds the run directory; 130 interrupted; 143 terminated."
+    "4 another process holds the run directory; 5 an engine or server does not answer; "
+    "130 interrupted; 143 terminated."
 )
 
 TERMINATED = 128 + signal.SIGTERM
@@ -56,6 +58,7 @@ app = typer.Typer(
 for verb, name in (
     (score, "score"),
     (rollout, "rollout"),
+    (reward, "reward"),
     (sketch, "sketch"),
     (select, "select"),
     (summary, "summary"),

@@ -23,7 +23,7 @@ ConfigOption = Annotated[
     typer.Option("--config", help="A TOML file of settings; flags win over it.", show_default=False),
 ]
 
-WIDEST_CHOICES = 30
+WIDEST_CHOICES = 23
 PANELS = {
     None: "Inputs and machine",
     "problems": "Problems",
@@ -32,26 +32,31 @@ PANELS = {
 }
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command(settings, ...)`` an option for every setting instead of its first argument."""
-    names = [field.name for field in setting_fields()]
+def with_settings(command: Callable[..., None], prefix: str = "") -> Callable[..., None]:
+    """Give ``command(settings, ...)`` an option for every setting instead of its first argument.
+
+    Args:
+        command: A verb.
+        prefix: Only settings whose names begin with it; their defaults are then those of the run.
+    """
+    fields = [field for field in setting_fields() if field.name.startswith(prefix)]
+    names = [field.name for field in fields]
     own = list(inspect.signature(command).parameters.values())[1:]
 
     def wrapped(**given: Any) -> None:
         settings = {name: given.pop(name) for name in names}
         command({name: value for name, value in settings.items() if value is not None}, **given)
 
-    parameters = [*(_parameter(field) for field in setting_fields()), *own]
+    parameters = [*(_parameter(field, show_default=not prefix) for field in fields), *own]
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapped
 
 
-def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
-    default = (
-        "" if field.default in (None, dataclasses.MISSING) else f"  [dim]\\[default: {field.default}][/dim]"
-    )
+def _parameter(field: "dataclasses.Field[Any]", show_default: bool) -> inspect.Parameter:
+    told = show_default and field.default not in (None, dataclasses.MISSING)
+    default = f"  [dim]\\[default: {field.default}][/dim]" if told else ""
     option = typer.Option(
         flag(field.name),
         help=f"{field.metadata['help']}{default}",

@@ -16,6 +16,7 @@ import torch
 from gradcurate.errors import PolicyError, first_line
 from gradcurate.policies.checkpoints import Checkpoint
 from gradcurate.policies.imports import import_transformers
+from gradcurate.policies.stop_tokens import find_stop_token_ids
 
 AdapterUse = Literal["own", "merged"]
 TRUST_NO_CODE = {"trust_remote_code": False}
@@ -66,7 +67,7 @@ def load_policy(
         with _loading(checkpoint, "adapter"):
             model = _put_on(model, checkpoint.adapter, merge=adapter == "merged")
     model.to(place).eval().requires_grad_(False)
-    return Policy(model, tokenizer, _stop_token_ids(model, tokenizer))
+    return Policy(model, tokenizer, find_stop_token_ids(checkpoint, tokenizer))
 
 
 def require_vocabulary(policy: Policy, token_ids: Iterable[int]) -> None:
@@ -123,12 +124,6 @@ def _put_on(model: Any, adapter: Path, merge: bool) -> Any:
         warnings.filterwarnings("error", message="Found missing adapter keys")
         both = PeftModel.from_pretrained(model, adapter)
         return both.merge_and_unload() if merge else both
-
-
-def _stop_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in [*ids, tokenizer.eos_token_id] if token is not None)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """A rollout: one sampled completion, with the reward it earned.
 
 ``sampling_logprobs`` are those of the sampled tokens at the sampling temperature, before top-p
-cuts the distribution. A reward that could not be computed is null, and ``reward_detail`` says why.
-``provenance`` is ``sampled`` here, or that of a trainer's dump: its own ``tokens``, or ``text`` that was
-cut into tokens again.
+cuts the distribution; null where an engine does not tell. A reward that could not be computed is null,
+and ``reward_detail`` says why. ``provenance`` is ``sampled`` where the tokens are an engine's own, ``tokens``
+where they are a trainer's, and ``text`` where text was cut into tokens again.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import pyarrow as pa
 from gradcurate.problems.problem import Split
 
 FinishReason = Literal["stop", "length"]
+Provenance = Literal["sampled", "tokens", "text"]
 
 ROLLOUTS_SCHEMA = pa.schema(
     [
@@ -33,6 +34,11 @@ ROLLOUTS_SCHEMA = pa.schema(
     ]
 )
 
+REWARDS_SCHEMA = pa.schema(
+    [ROLLOUTS_SCHEMA.field(name) for name in ("problem_id", "rollout", "split", "reward", "reward_detail")]
+)
+"""Of rewards that stand for those in the rollouts' own rows."""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -40,13 +46,15 @@ class Completion:
 
     Attributes:
         token_ids: The response's tokens, its end-of-sequence token included.
-        logprobs: The log-probability of each of them.
+        logprobs: The log-probability of each of them, or None if the engine does not tell.
         finish_reason: ``stop`` if the policy ended the response, ``length`` if the limit did.
+        provenance: Whether the tokens are the engine's own.
     """
 
     token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...] | None
     finish_reason: FinishReason
+    provenance: Provenance = "sampled"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A problem's gradient is the weighted sum of its rollouts' sketches. Its score is
 the validation gradient: the numerator is the weighted sum of the exact derivatives along the
 validation direction, and only the problem's norm comes from the sketch. `sketched_cosine` is the
 same cosine from sketches alone, which is what a later question (another validation set,
-near-duplicates) has to do with.
+near-duplicates) has to do with; ``numerator`` says which of the two the score is.
 
 Departure from the reference implementation: a problem without a learning signal has no score. It
 is null with a status, where the reference writes 0.0 and so ranks it above every problem of
@@ -12,7 +12,7 @@ negative alignment. So is a problem whose gradients cancel, as they do when a re
 deterministic tells equal completions apart: what is left of them is rounding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -38,6 +38,7 @@ SCORES_SCHEMA = pa.schema(
         pa.field("reward_std", pa.float64()),
         pa.field("rollouts", pa.int32(), nullable=False),
         pa.field("failed_rollouts", pa.int32(), nullable=False),
+        pa.field("numerator", pa.string()),
         pa.field("dot", pa.float64()),
         pa.field("norm", pa.float64()),
         pa.field("sketched_cosine", pa.float64()),
@@ -68,12 +69,29 @@ class ProblemGradients:
         self.dots[problem_id] = self.dots.get(problem_id, 0.0) + dot
         self.rollouts[problem_id] = self.rollouts.get(problem_id, 0) + 1
 
+    def lacking(self, weights: Mapping[str, Mapping[Any, float]]) -> list[str]:
+        """Return the problems of which a row with a weight was not there."""
+        return [p for p, by_rollout in weights.items() if self.rollouts.get(p, 0) != len(by_rollout)]
+
+    def drop(self, problem_ids: Iterable[str]) -> None:
+        """Forget problems, as those are of which only a part was there."""
+        for problem_id in problem_ids:
+            for sums in (self.sketches, self.lengths, self.dots, self.rollouts):
+                sums.pop(problem_id, None)
+
     def total_sketch(self) -> Float[np.ndarray, " K"]:
         """Return the sum over all problems.
 
         Raises:
             NoSignalError: The gradients cancel, and what is left of them is rounding.
+            RunDirectoryError: There is nothing to sum.
         """
+        if not self.sketches:
+            raise RunDirectoryError(
+                "At least one validation problem with a learning signal must have its sketches",
+                "none has",
+                "Score into another --run.",
+            )
         total_K: np.ndarray = np.stack(list(self.sketches.values())).sum(axis=0)
         if float(np.linalg.norm(total_K)) <= STORAGE_ERROR * sum(self.lengths.values()):
             raise NoSignalError(
@@ -91,22 +109,27 @@ def sum_gradients(folder: Path, split: Split, weights: Mapping[str, Mapping[Any,
         folder: The sketch shards.
         split: Which split.
         weights: Each row's weight, by problem and rollout number; None is the number of a problem's own row.
-
-    Raises:
-        RunDirectoryError: A live rollout has no sketch.
     """
     sums = ProblemGradients()
     for path in shard_paths(folder):
         if path.name.startswith(f"{split}-"):
             _add_shard(sums, read_table(path, SKETCH_COLUMNS), weights)
-    lacking = [p for p, by_rollout in weights.items() if sums.rollouts.get(p, 0) != len(by_rollout)]
+    return sums
+
+
+def require_all_sketches(sums: ProblemGradients, weights: Mapping[str, Mapping[Any, float]]) -> None:
+    """Refuse to score a part of a run.
+
+    Raises:
+        RunDirectoryError: A live rollout has no sketch.
+    """
+    lacking = sums.lacking(weights)
     if lacking:
         raise RunDirectoryError(
             "Every rollout of a group with a learning signal must have a sketch",
-            f"problem {lacking[0]} and {len(lacking) - 1} others lack some in {folder}",
+            f"problem {lacking[0]} and {len(lacking) - 1} others lack some",
             "Run `gradcurate sketch` first.",
         )
-    return sums
 
 
 def score_problems(
@@ -114,7 +137,8 @@ def score_problems(
     groups: Mapping[str, Group],
     pool: ProblemGradients,
     validation_sketch_K: Float[np.ndarray, " K"],
-    validation_norm: float,
+    validation_norm: float | None,
+    lacking: Collection[str] = (),
 ) -> pa.Table:
     """Return the scores of the pool's problems, best first, those without a score last.
 
@@ -123,14 +147,18 @@ def score_problems(
         groups: Each problem's rewards.
         pool: Each scored problem's summed gradient.
         validation_sketch_K: The sketch of the validation gradient.
-        validation_norm: The exact length of the validation gradient.
+        validation_norm: The exact length of the validation gradient, if the stored derivatives are along it;
+            None if the numerators are to be of sketches, too.
+        lacking: Problems without some of their sketches.
     """
     rows = []
     for problem in problems:
         group = groups.get(problem.problem_id) or empty_group(problem.problem_id, problem.split)
         row: Row = {"problem_id": problem.problem_id, "source": problem.source, "status": group.status}
         row |= _reward_statistics(group)
-        if group.status == "scored":
+        if group.status == "scored" and problem.problem_id in lacking:
+            row["status"] = "not_sketched"
+        elif group.status == "scored":
             row |= _alignment(problem.problem_id, pool, validation_sketch_K, validation_norm)
         rows.append(row)
     return pa.Table.from_pylist(_rank(rows), schema=SCORES_SCHEMA)
@@ -158,7 +186,10 @@ def _reward_statistics(group: Group) -> dict[str, float | int | None]:
 
 
 def _alignment(
-    problem_id: str, pool: ProblemGradients, validation_K: Float[np.ndarray, " K"], validation_norm: float
+    problem_id: str,
+    pool: ProblemGradients,
+    validation_K: Float[np.ndarray, " K"],
+    validation_norm: float | None,
 ) -> Row:
     if problem_id not in pool.sketches:  # its row would have been zero
         return {"status": "no_gradient"}
@@ -166,12 +197,12 @@ def _alignment(
     norm = float(np.linalg.norm(sketch))
     if norm <= STORAGE_ERROR * pool.lengths[problem_id]:
         return {"status": "no_gradient"}
-    return {
-        "score": dot / (norm * validation_norm),
-        "dot": dot,
-        "norm": norm,
-        "sketched_cosine": float(sketch @ validation_K / (norm * np.linalg.norm(validation_K))),
-    }
+    sketched_dot = float(sketch @ validation_K)
+    cosine = sketched_dot / (norm * float(np.linalg.norm(validation_K)))
+    row: Row = {"norm": norm, "sketched_cosine": cosine}
+    if validation_norm is None:
+        return row | {"score": cosine, "numerator": "sketched", "dot": sketched_dot}
+    return row | {"score": dot / (norm * validation_norm), "numerator": "exact", "dot": dot}
 
 
 def _rank(rows: list[Row]) -> list[Row]:

@@ -18,12 +18,20 @@ from gradcurate.scores.advantages import ADVANTAGES, FEWEST_REWARDS, AdvantageNa
 from gradcurate.scores.token_weights import TOKEN_WEIGHTS, TokenWeightName
 
 Status = Literal[
-    "scored", "all_correct", "all_wrong", "constant_reward", "failed", "no_rollouts", "no_gradient"
+    "scored",
+    "all_correct",
+    "all_wrong",
+    "constant_reward",
+    "failed",
+    "no_rollouts",
+    "no_gradient",
+    "not_sketched",
 ]
 """``scored``: rewards differ. ``all_correct``: all are 1 or more. ``all_wrong``: all are 0 or less.
 ``constant_reward``: all are one value in between. ``failed``: fewer than two rewards came back.
 ``no_rollouts``: a trainer's dump has none of this problem.
-``no_gradient``: rewards differ, but gradients cancel; only a score table knows (`scores.alignment`)."""
+``no_gradient``: rewards differ, but gradients cancel; only a score table knows (`scores.alignment`).
+``not_sketched``: rewards differ since they were given again, and some of its rollouts have no sketch."""
 
 PASS_REWARD = 0.5
 """A rollout with at least this reward counts towards the pass rate."""

@@ -5,6 +5,8 @@ Layout (a contract; other tools may read it)::
     run.json                          settings, fingerprints, versions, git state; rewritten atomically
     problems.parquet  bad_rows.jsonl  the problems; rows set aside by --on-bad-row skip
     rollouts/*.parquet                one shard a batch of problems
+    rewards/*.parquet                 later rewards of the same rollouts, where `gradcurate reward` gave some
+    vllm.log                          what vLLM printed, where it sampled
     ingest.json                       what became of a trainer's dump, where rollouts are from one
     validation/direction.safetensors  the exact validation gradient
     validation/second_seed.parquet    a few rows of sketches of another seed: their error
@@ -56,6 +58,16 @@ class RunDirectory:
     def ingest(self) -> Path:
         """Return the path of what became of a trainer's dump."""
         return self.root / "ingest.json"
+
+    @property
+    def rewards(self) -> Path:
+        """Return the folder of rewards that stand for those in the rollouts' own rows."""
+        return self.root / "rewards"
+
+    @property
+    def vllm_log(self) -> Path:
+        """Return the path of what vLLM printed."""
+        return self.root / "vllm.log"
 
     @property
     def sketches(self) -> Path:
@@ -123,7 +135,7 @@ def require_same_shards(folder: Path, fingerprint: Fingerprint, yet_unknown: Col
 
 def remove_temporary_files(run: RunDirectory) -> None:
     """Remove what killed processes left half-written; only for who holds the run."""
-    for folder in (run.root, run.rollouts, run.sketches, run.direction.parent):
+    for folder in (run.root, run.rollouts, run.rewards, run.sketches, run.direction.parent):
         for suffix in ("json", "jsonl", "parquet", "safetensors"):
             for path in folder.glob(f".*.{suffix}.*"):
                 path.unlink()

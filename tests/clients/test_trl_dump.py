@@ -9,7 +9,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 import gradcurate
-from gradcurate.rollouts import stage
+from gradcurate.rollouts.engines import transformers_engine
 from gradcurate.store.tables import read_table
 from tiny_models import tiny_llama, tiny_tokenizer
 
@@ -58,7 +58,7 @@ def train(folder):
 
 def test_a_trl_run_s_completions_are_ranked_without_sampling(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(stage, "sample_completions", None)
+    monkeypatch.setattr(transformers_engine, "sample_completions", None)
     dump = train(tmp_path / "trained")
     written = [row for file in sorted(dump.iterdir()) for row in pq.read_table(file).to_pylist()]
     summary = gradcurate.score(**workspace, dump=str(dump))

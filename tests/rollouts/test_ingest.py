@@ -1,7 +1,6 @@
 """Rollouts from trainers' dumps: read, matched, and ranked as sampled ones are."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,10 @@ import pytest
 
 import gradcurate
 from finished_runs import finish
-from gradcurate.config import Settings
 from gradcurate.errors import RolloutsError, SettingsError
-from gradcurate.rollouts import stage
+from gradcurate.rollouts.engines import transformers_engine
 from gradcurate.rollouts.ingest.dumps import dump_files, read_dump
 from gradcurate.rollouts.ingest.formats import READERS
-from gradcurate.rollouts.ingest.stage import IngestStage
 from gradcurate.store.tables import read_table, shard_paths
 from tiny_models import tiny_tokenizer
 
@@ -25,7 +22,7 @@ FIRST = "runs/1"
 @pytest.fixture
 def finished(workspace, tmp_path_factory, monkeypatch):
     finish(workspace, tmp_path_factory)
-    monkeypatch.setattr(stage, "sample_completions", None)  # nothing is sampled from here on
+    monkeypatch.setattr(transformers_engine, "sample_completions", None)  # nothing is sampled from here on
     return workspace
 
 
@@ -170,6 +167,9 @@ def test_rewards_are_the_dump_s_own(finished):
         for run in (FIRST, "runs/2")
     ]
     assert np.allclose(rates[0], 1 - rates[1])
+    gradcurate.reward("runs/2", reward="rewards.py:parity")
+    again = read_table(Path("runs/2", "scores.parquet")).sort_by("problem_id")["pass_rate"].to_numpy()
+    assert np.allclose(rates[0], again)
 
 
 @pytest.mark.parametrize(
@@ -210,16 +210,6 @@ def test_a_completion_in_parts_has_no_text_and_ids_are_text():
     parts = [{"role": "assistant", "content": [{"type": "text", "text": "x"}]}]
     (rollout,) = READERS["trl"](record | {"completion": parts}, "here")
     assert (rollout.completion, rollout.problem_id, rollout.reward) == (None, "7", 1.0)
-
-
-def test_of_several_end_tokens_the_template_s_own_ends_a_text(tmp_path):
-    stops = frozenset(TOKENIZER.convert_tokens_to_ids(["<pad>", "<eos>"]))
-    settings = Settings(pool="p", validation="v", model="m", run="r", dump="d")
-    ingest = IngestStage([], [], TOKENIZER, stops, settings, tmp_path, {}, "policy")
-    assert ingest.end_token_id == TOKENIZER.eos_token_id
-    silent = tiny_tokenizer()
-    silent.chat_template = "{{ messages[0]['content'] }}<pad>"
-    assert replace(ingest, tokenizer=silent).end_token_id == TOKENIZER.pad_token_id
 
 
 def test_weights_are_refused_beside_a_dump(finished):

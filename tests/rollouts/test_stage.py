@@ -15,8 +15,10 @@ from gradcurate.config import Settings
 from gradcurate.policies.policy import Policy
 from gradcurate.progress import Progress, Silent, Task
 from gradcurate.rewards import RewardOutcome
+from gradcurate.rollouts.batches import cut_problem_batches, shard_path
+from gradcurate.rollouts.engines.transformers_engine import TransformersEngine
 from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, PromptedProblem
-from gradcurate.rollouts.stage import RolloutStage, cut_problem_batches, run_rollouts, shard_path
+from gradcurate.rollouts.stage import RolloutStage, run_rollouts
 from gradcurate.store.tables import read_fingerprint, read_shards, shard_paths
 from tiny_models import tiny_llama, tiny_tokenizer
 
@@ -77,9 +79,17 @@ def policy():
 
 @pytest.fixture
 def make_stage(policy, tmp_path):
-    def make(folder="rollouts", **changes):
+    def make(folder="rollouts", load=lambda: policy, **changes):
         settings = dataclasses.replace(SETTINGS, **changes)
-        return RolloutStage(lambda: policy, FakeReward(), settings, tmp_path / folder, FINGERPRINT, "abc")
+        return RolloutStage(
+            engine=TransformersEngine(load, settings),
+            tokenizer=policy.tokenizer,
+            reward=FakeReward(),
+            settings=settings,
+            folder=tmp_path / folder,
+            fingerprint=FINGERPRINT,
+            policy_fingerprint="abc",
+        )
 
     return make
 
@@ -123,7 +133,7 @@ def test_a_finished_stage_loads_no_policy(make_stage):
 
     stage = make_stage()
     run_rollouts(stage, BATCHES[:1], "roll out", Silent())
-    finished = dataclasses.replace(stage, policy=load)
+    finished = make_stage(load=load)
     run_rollouts(finished, BATCHES[:1], "roll out", Silent())
     with pytest.raises(AssertionError, match="the policy was loaded"):
         run_rollouts(finished, BATCHES, "roll out", Silent())
@@ -197,7 +207,7 @@ def test_a_batch_is_rewarded_while_the_next_one_is_sampled(make_stage, policy):
             return super().__call__(answers)
 
     loads = []
-    stage = dataclasses.replace(make_stage(), policy=load, reward=Waiting())
+    stage = dataclasses.replace(make_stage(load=load), reward=Waiting())
     run_rollouts(stage, BATCHES[:2], "roll out", Silent())
     assert waited == [True, True]
 

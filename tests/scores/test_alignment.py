@@ -7,7 +7,13 @@ import pytest
 from gradcurate.errors import NoSignalError, RunDirectoryError
 from gradcurate.problems.problem import Problem
 from gradcurate.scores.advantages import ADVANTAGES
-from gradcurate.scores.alignment import SCORES_SCHEMA, ProblemGradients, score_problems, sum_gradients
+from gradcurate.scores.alignment import (
+    SCORES_SCHEMA,
+    ProblemGradients,
+    require_all_sketches,
+    score_problems,
+    sum_gradients,
+)
 from gradcurate.scores.groups import Group
 from gradcurate.sketches.rows import sketches_schema
 from gradcurate.store.tables import write_table
@@ -62,9 +68,10 @@ def gradients(**by_problem):
     return sums
 
 
-def score(groups, pool, problems=None):
+def score(groups, pool, problems=None, validation_norm=VALIDATION_NORM, lacking=()):
     problems = [problem(g.problem_id) for g in groups] if problems is None else problems
-    return score_problems(problems, {g.problem_id: g for g in groups}, pool, VALIDATION_K, VALIDATION_NORM)
+    by_id = {g.problem_id: g for g in groups}
+    return score_problems(problems, by_id, pool, VALIDATION_K, validation_norm, lacking)
 
 
 def test_sums_are_weighted_by_problem_and_rollout(tmp_path):
@@ -100,13 +107,43 @@ def test_validation_gradients_that_cancel_are_no_direction(tmp_path):
 
 def test_a_missing_sketch_is_an_error_and_no_zero(tmp_path):
     write_shard(tmp_path, "pool-1", [("a", 0, axis(0), 1.0), ("b", 0, axis(0), 1.0)])
-    sum_gradients(tmp_path, "pool", {"a": {0: 1.0}, "b": {0: 1.0}})
+    whole = {"a": {0: 1.0}, "b": {0: 1.0}}
+    require_all_sketches(sum_gradients(tmp_path, "pool", whole), whole)
+    weights = {"a": {0: 1.0, 1: 1.0}, "b": {0: 1.0}, "c": {0: 1.0}}
+    sums = sum_gradients(tmp_path, "pool", weights)
+    assert sums.lacking(weights) == ["a", "c"]
     with pytest.raises(RunDirectoryError) as raised:
-        sum_gradients(tmp_path, "pool", {"a": {0: 1.0, 1: 1.0}, "b": {0: 1.0}, "c": {0: 1.0}})
+        require_all_sketches(sums, weights)
     assert str(raised.value) == (
         "Every rollout of a group with a learning signal must have a sketch; "
-        f"problem a and 1 others lack some in {tmp_path}. Run `gradcurate sketch` first."
+        "problem a and 1 others lack some. Run `gradcurate sketch` first."
     )
+
+
+def test_a_direction_is_of_whole_problems(tmp_path):
+    write_shard(tmp_path, "validation-1", [("a", 0, axis(0), 1.0), ("b", 0, axis(1), 1.0)])
+    sums = sum_gradients(tmp_path, "validation", {"a": {0: 1.0, 1: 1.0}, "b": {0: 1.0}})
+    assert sums.total_sketch()[:2] == pytest.approx([1, 1])
+    sums.drop(["a", "unknown"])
+    assert sums.total_sketch()[:2] == pytest.approx([0, 1])
+    sums.drop(["b"])
+    with pytest.raises(RunDirectoryError) as raised:
+        sums.total_sketch()
+    assert str(raised.value) == (
+        "At least one validation problem with a learning signal must have its sketches; none has. "
+        "Score into another --run."
+    )
+
+
+def test_without_an_exact_direction_the_score_is_the_sketches_own(tmp_path):
+    sums = gradients(a=([6, 0, 8, 0, 0, 0, 0, 0], 11.0))
+    row, other = score(
+        [group("a", [1, 0, 0.5]), group("b", [1, 0])], sums, validation_norm=None, lacking=["b"]
+    ).to_pylist()
+    assert row["numerator"] == "sketched"
+    assert row["score"] == row["sketched_cosine"] == pytest.approx(18 / (10 * 5))
+    assert row["dot"] == pytest.approx(18)
+    assert (other["status"], other["score"], other["numerator"]) == ("not_sketched", None, None)
 
 
 def test_the_score_is_the_exact_dot_over_both_norms():

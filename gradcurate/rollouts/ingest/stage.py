@@ -9,7 +9,6 @@ the same (``provenance`` is ``text``; ``tokens`` where the dump kept them).
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import pyarrow as pa
 
 from gradcurate.config import Settings
 from gradcurate.errors import RolloutsError
+from gradcurate.policies.stop_tokens import end_token_id
 from gradcurate.problems.problem import Problem
 from gradcurate.progress import Progress
+from gradcurate.rollouts.batches import Batch, shard_path
 from gradcurate.rollouts.ingest.dumped_rollout import DumpedRollout
 from gradcurate.rollouts.ingest.dumps import read_dump
 from gradcurate.rollouts.ingest.matching import Matches, match_rollouts
 from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA, PromptedProblem
-from gradcurate.rollouts.stage import Batch, shard_path
 from gradcurate.store.atomic import replacing
 from gradcurate.store.tables import Fingerprint, write_table
 
@@ -53,14 +53,6 @@ class IngestStage:
     folder: Path
     fingerprint: Fingerprint
     policy_fingerprint: str
-
-    @cached_property
-    def end_token_id(self) -> int | None:
-        """Return the token that ends a response: of several, the one that the chat template writes."""
-        template = str(self.tokenizer.chat_template or "")
-        stops = sorted(self.stop_token_ids)
-        written = [token for token in stops if self.tokenizer.convert_ids_to_tokens(token) in template]
-        return next(iter(written), self.tokenizer.eos_token_id)
 
 
 def run_ingest(stage: IngestStage, batches: Sequence[Batch], progress: Progress) -> Matches | None:
@@ -163,7 +155,7 @@ def _completion_ids(stage: IngestStage, rollout: DumpedRollout) -> tuple[list[in
         return list(rollout.completion_token_ids), "tokens"
     text = rollout.completion or ""
     ids = list(stage.tokenizer(text, add_special_tokens=False)["input_ids"])
-    end = stage.end_token_id
+    end = end_token_id(stage.tokenizer, stage.stop_token_ids)
     if end is not None and (not ids or len(ids) < stage.settings.max_tokens):
         ids.append(end)
     return ids, "text"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradcurate.rollouts.randomness import rollout_uniforms
+from gradcurate.rollouts.engines.randomness import rollout_uniforms
 
 STREAM = [0.7158221006393433, 0.8504186272621155, 0.9322851300239563, 0.812292754650116]
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradcurate.rollouts.sampling import sample_tokens
+from gradcurate.rollouts.engines.sampling import sample_tokens
 
 GRID = 20_000
 LARGEST_UNIFORM = 1 - 2**-24  # of float32 numbers in [0, 1)

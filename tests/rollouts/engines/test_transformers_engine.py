@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from gradcurate.policies.policy import Policy
-from gradcurate.rollouts.randomness import rollout_uniforms
-from gradcurate.rollouts.transformers_engine import sample_completions
+from gradcurate.rollouts.engines.randomness import rollout_uniforms
+from gradcurate.rollouts.engines.transformers_engine import sample_completions
 from sketches.architectures import tiny_model
 from tiny_models import tiny_llama, tiny_tokenizer
 

@@ -7,7 +7,7 @@ finished rows to the end.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -15,12 +15,51 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradcurate.config import Settings
 from gradcurate.errors import NumericalError
 from gradcurate.policies.policy import Policy
+from gradcurate.rollouts.batches import Batch
+from gradcurate.rollouts.engines.engine import Engine
+from gradcurate.rollouts.engines.randomness import rollout_uniforms
+from gradcurate.rollouts.engines.sampling import sample_tokens
 from gradcurate.rollouts.rollout import Completion
-from gradcurate.rollouts.sampling import sample_tokens
 
 LIVE_SHARE_TO_COMPACT = 0.9  # dropping rows copies the cache, so it waits until a tenth has ended
+
+
+@final
+class TransformersEngine(Engine):
+    """The policy itself, in this process: one batch after the other, each the same whenever it is sampled.
+
+    Args:
+        policy: Loads the policy when it is first called, and returns the same one after.
+        settings: How to sample.
+    """
+
+    def __init__(self, policy: Callable[[], Policy], settings: Settings) -> None:
+        self._policy, self._settings = policy, settings
+
+    def sample(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[Completion]]]:
+        """Yield the batches in their order."""
+        settings = self._settings
+        for batch in batches:
+            prompts = [problem.prompt_token_ids for problem in batch]
+            uniforms = _uniforms(batch, settings)
+            yield (
+                batch,
+                sample_completions(self._policy(), prompts, uniforms, settings.temperature, settings.top_p),
+            )
+
+
+def _uniforms(batch: Batch, settings: Settings) -> Float[np.ndarray, "B G T"]:
+    rows = [
+        [
+            rollout_uniforms(settings.seed, p.problem_id, rollout, settings.max_tokens)
+            for rollout in range(settings.rollouts)
+        ]
+        for p in batch
+    ]
+    return np.array(rows)
 
 
 @final

@@ -1,0 +1,8 @@
+from dataclasses import dataclass
+
+
+@dataclass
+class LoRARequest:
+    name: str
+    number: int
+    folder: str

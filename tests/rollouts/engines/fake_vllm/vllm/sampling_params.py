@@ -1,0 +1,5 @@
+from enum import StrEnum
+
+
+class RequestOutputKind(StrEnum):
+    FINAL_ONLY = "final"
