@@ -146,8 +146,8 @@ class Settings:
         "Take a --dump of which less than 90 % answers these problems.", stage=None, default=False
     )
     reward: str = _setting(
-        "math, exact, numeric, choice, reasoning_gym, or path/to/file.py:function; several, comma-separated, "
-        "add up.",
+        "math, exact, numeric, choice, code, reasoning_gym, path/to/file.py:function, or a judge's .toml; "
+        "several, comma-separated, add up.",
         stage="rollouts",
         default="math",
     )

@@ -29,6 +29,7 @@ from gradcurate.problems import (
     problems_to_table,
     read_problems,
 )
+from gradcurate.rewards.judges.judge import read_judge
 from gradcurate.rollouts.ingest.dumps import dump_files
 from gradcurate.rollouts.rollout import PromptedProblem
 from gradcurate.store.tables import Fingerprint
@@ -219,6 +220,8 @@ def reward_fingerprint(settings: Settings) -> Fingerprint:
 def _reward_files_digest(settings: Settings) -> str | None:
     paths = [Path(name.rpartition(":")[0]).expanduser() for name in settings.reward_names]
     digests = [file_digest(path) for path in paths if path.is_file()]
+    judges = [Path(name).expanduser() for name in settings.reward_names if name.endswith(".toml")]
+    digests += [read_judge(path).digest for path in judges]
     return "+".join(digests) or None
 
 

@@ -158,6 +158,7 @@ def _reward_pool(settings: Settings, problems: Sequence[Problem]) -> RewardPool:
         style=settings.reward_style,
         columns=sorted(set.intersection(*(set(problem.row) for problem in problems))),
         memory_mebibytes=settings.reward_memory_mebibytes,
+        timeout_seconds=settings.reward_timeout_seconds,
     )
     return RewardPool(spec, settings.reward_workers, settings.reward_timeout_seconds)
 

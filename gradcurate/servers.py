@@ -103,10 +103,13 @@ def _first(error: BaseException) -> BaseException:
 def _explained(address: str, error: BaseException) -> EngineError:
     status = getattr(error, "status_code", None)
     cause = f" ({first_line(error.__cause__)})" if error.__cause__ else ""
+    if isinstance(error, import_openai().APITimeoutError):
+        status = 408
     remedy = {
         None: "Start it, or correct its address.",
+        408: "Give it more time (--server-timeout-seconds; a judge, --reward-timeout-seconds).",
         401: "Set OPENAI_API_KEY.",
         404: "Correct its address; it must have /completions.",
-        429: "Wait, or ask it for less at once (--server-concurrency).",
+        429: "Wait, or ask it for less at once (--server-concurrency; a judge, --reward-workers).",
     }.get(status, "Look at its log.")
     return EngineError(f"The server {address} must answer", f"{first_line(error)}{cause}", remedy)

@@ -1,4 +1,4 @@
-"""A server whose every answer a test decides: OpenAI's ``/models`` and ``/completions`` on loopback."""
+"""A server whose every answer a test decides: OpenAI's ``/models`` and completions on loopback."""
 
 import json
 import threading
@@ -78,6 +78,12 @@ def text_completion(**choice) -> Answer:
     """An answer with one choice."""
     whole = {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop", **choice}
     return 200, {"id": "1", "object": "text_completion", "created": 1, "model": "policy", "choices": [whole]}
+
+
+def chat_reply(text: str | None) -> Answer:
+    """An answer of a chat."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return 200, {"id": "1", "object": "chat.completion", "created": 1, "model": "policy", "choices": [choice]}
 
 
 def refusal(status: int, message: str) -> Answer:

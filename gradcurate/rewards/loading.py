@@ -1,15 +1,18 @@
 """From what the user wrote after ``--reward`` to a function.
 
-A reward is a built-in name, or ``path/to/file.py:function``; several add up. Packages that only one
-reward needs are imported when that reward is asked for.
+A reward is a built-in name, ``path/to/file.py:function``, or the file of a judge; several add up. Packages
+that only one reward needs are imported when that reward is asked for.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gradcurate.errors import RewardError
 from gradcurate.rewards import builtin
 from gradcurate.rewards.choice import choice
+from gradcurate.rewards.code import code_reward
+from gradcurate.rewards.judges.asking import judge_reward
 from gradcurate.rewards.request import RewardOutcome, RewardRequest
 from gradcurate.rewards.several import weighted_sum
 from gradcurate.rewards.spec import RewardSpec
@@ -38,23 +41,25 @@ def load_rewards(spec: RewardSpec) -> Reward:
 
 def _load(name: str, spec: RewardSpec) -> Callable[[RewardRequest], Any]:
     if name in BUILT_IN:
-        return in_style(BUILT_IN[name](), name, "verl", None)
+        return in_style(BUILT_IN[name](spec), name, "verl", None)
+    if name.endswith(".toml"):
+        return judge_reward(Path(name).expanduser(), spec)
     if ":" in name or name.endswith(".py"):
         return in_style(load_user_reward(name), name, spec.style, spec.columns)
     raise RewardError(
-        f"a reward is one of {', '.join(BUILT_IN)}, or path/to/file.py:function",
+        f"a reward is one of {', '.join(BUILT_IN)}, path/to/file.py:function, or a judge's .toml",
         f"got {name!r}",
         f"Choose one of these names, or point to your own function.{did_you_mean(name, BUILT_IN)}",
     )
 
 
-def _load_math() -> Callable[..., Any]:
+def _load_math(_spec: RewardSpec) -> Callable[..., Any]:
     from gradcurate.rewards.mathematics import math
 
     return math
 
 
-def _load_reasoning_gym() -> Callable[..., Any]:
+def _load_reasoning_gym(_spec: RewardSpec) -> Callable[..., Any]:
     try:
         from gradcurate.rewards.gym import score
     except ImportError as error:
@@ -66,10 +71,11 @@ def _load_reasoning_gym() -> Callable[..., Any]:
     return score
 
 
-BUILT_IN: dict[str, Callable[[], Callable[..., Any]]] = {
+BUILT_IN: dict[str, Callable[[RewardSpec], Callable[..., Any]]] = {
     "math": _load_math,
-    "exact": lambda: builtin.exact,
-    "numeric": lambda: builtin.numeric,
-    "choice": lambda: choice,
+    "exact": lambda _: builtin.exact,
+    "numeric": lambda _: builtin.numeric,
+    "choice": lambda _: choice,
+    "code": code_reward,
     "reasoning_gym": _load_reasoning_gym,
 }

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar, final
 
-from gradcurate.errors import RewardError
+from gradcurate.errors import EngineError, RewardError
 from gradcurate.rewards.process import START_LIMIT_SECONDS, WorkerProcess
 from gradcurate.rewards.request import RewardOutcome, RewardRequest, failed
 from gradcurate.rewards.spec import RewardSpec
@@ -62,6 +62,7 @@ class RewardPool:
 
         Raises:
             RewardError: If a replaced worker cannot load the reward any more.
+            EngineError: If a judge does not answer, or its budget is spent.
             ValueError: If the pool is closed.
         """
         if not self._workers:
@@ -148,6 +149,8 @@ class RewardPool:
             return {}
         if "error" in message:
             raise RewardError(**message["error"])
+        if "stop" in message:
+            raise EngineError(**message["stop"])
         position = worker.position
         worker.rest()
         return {} if position is None else {position: RewardOutcome(**message)}

@@ -18,6 +18,7 @@ class RewardSpec:
         style: The trainer whose signature the user's functions have; None: recognised.
         columns: What every record of the pool has, which some trainers pass by name; None: not known.
         memory_mebibytes: What a worker process may allocate; None: as much as there is.
+        timeout_seconds: What one call may take; None: the pool's own limit is not known.
     """
 
     names: Sequence[str]
@@ -25,6 +26,7 @@ class RewardSpec:
     style: Style | None = None
     columns: Sequence[str] | None = None
     memory_mebibytes: int | None = None
+    timeout_seconds: float | None = None
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""

@@ -2,7 +2,8 @@ r"""One reward worker: ``python -m gradcurate.rewards.worker SPEC``, a `RewardSp
 
 It loads the reward and writes ``{"ready": true}``, or ``{"error": {expected, received, remedy}}`` and
 leaves. Then it answers each line of JSON on stdin, the fields of a `RewardRequest`, with one line, the
-fields of a `RewardOutcome`. It leaves when stdin ends.
+fields of a `RewardOutcome`, or ``{"stop": {...}}`` if nothing can be rewarded for now. It leaves when stdin
+ends.
 
 The protocol keeps private copies of stdin and stdout. The reward itself finds an empty stdin, and
 its prints go to stderr. SIGINT is ignored: the parent decides. On Linux the kernel kills the worker
@@ -17,7 +18,7 @@ import sys
 from dataclasses import asdict
 from typing import TextIO
 
-from gradcurate.errors import RewardError
+from gradcurate.errors import EngineError, GradcurateError, InputError
 from gradcurate.rewards.loading import Reward, load_rewards
 from gradcurate.rewards.request import RewardRequest, failed
 from gradcurate.rewards.spec import RewardSpec
@@ -34,11 +35,8 @@ def main(spec: RewardSpec) -> None:
     requests, answers = _take_streams()
     try:
         reward = load_rewards(spec)
-    except RewardError as error:
-        _send(
-            answers,
-            json.dumps({"error": dict(zip(("expected", "received", "remedy"), error.args, strict=True))}),
-        )
+    except InputError as error:
+        _send(answers, json.dumps({"error": _parts(error)}))
         return
     _send(answers, json.dumps({"ready": True}))
     process = os.getpid()
@@ -58,8 +56,14 @@ def answer_to(line: str, reward: Reward) -> str:
     try:
         request = RewardRequest(**json.loads(line))
         return json.dumps(asdict(reward(request)))
+    except EngineError as error:  # a judge that does not answer: no fault of the rollout
+        return json.dumps({"stop": _parts(error)})
     except BaseException as error:  # noqa: BLE001 - any exception, SystemExit too, costs one rollout, not the run
         return json.dumps(asdict(failed(storable(f"{type(error).__name__}: {error}"))))
+
+
+def _parts(error: GradcurateError) -> dict[str, str]:
+    return {"expected": error.expected, "received": error.received, "remedy": error.remedy}
 
 
 def _take_streams() -> tuple[TextIO, TextIO]:

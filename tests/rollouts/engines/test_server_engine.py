@@ -159,8 +159,8 @@ def test_a_server_that_stays_busy_stops_the_run_which_then_goes_on(sample):
         sample(server, server_concurrency=1)
     assert str(caught.value) == (
         f"The server {server.address} must answer; Error code: 429 - slow down; 7 of the 18 rollouts "
-        "asked of it are kept. Wait, or ask it for less at once (--server-concurrency). The same command "
-        "then goes on from there."
+        "asked of it are kept. Wait, or ask it for less at once (--server-concurrency; a judge, "
+        "--reward-workers). The same command then goes on from there."
     )
     with serving(FakeServer(echo)) as server:
         found = sample(server)
