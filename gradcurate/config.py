@@ -202,6 +202,12 @@ class Settings:
     token_weight: Literal["response-mean", "token-sum"] = _setting(
         "What one token of a response counts.", stage="sketches", default="response-mean"
     )
+    importance_cap: Annotated[float, Ge(0)] = _setting(
+        "Tokens of a --dump count by how much likelier the policy finds them than what sampled them did, at "
+        "most this; 0: not so.",
+        stage="sketches",
+        default=2.0,
+    )
     gradient_checkpointing: bool = _setting(
         "Run each block's forward pass again in the backward pass: less memory, more time.",
         stage=None,
@@ -238,6 +244,11 @@ class Settings:
                 "Write them as in 1,0.5.",
             )
         return numbers
+
+    @property
+    def token_importance_cap(self) -> float | None:
+        """Return the largest importance weight of a token; None where tokens are not weighed so."""
+        return self.importance_cap if self.dump and self.importance_cap else None
 
     @property
     def vllm_keywords(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from gradcurate.config import Settings
 from gradcurate.errors import NoSignalError, RunDirectoryError
@@ -20,11 +22,12 @@ from gradcurate.report.verification import Proxy, Verification, compare, evenly_
 from gradcurate.results import read_groups, read_rollouts, read_scores, split_weights
 from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.discovery import find_gradient_space
-from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, live_rollouts
+from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, LiveRollout, live_rollouts
 from gradcurate.sketches.modules import GradientSpace
 from gradcurate.sketches.optimizer_state import read_second_moments
-from gradcurate.sketches.oracle import cosine, exact_gradient
+from gradcurate.sketches.oracle import cosine, exact_gradient, token_logprobs
 from gradcurate.sketches.preconditioner import exact_scales, stack_moments
+from gradcurate.sketches.score_function import importance_weights
 from gradcurate.store.manifest import Manifest, read_manifest
 from gradcurate.store.run_directory import RunDirectory, require_stage
 
@@ -119,7 +122,7 @@ def _differentiate(
     def gradient(split: Split, ids: Collection[str]) -> Direction:
         weights = {p: w for p, w in rollouts.weights[split].items() if p in ids}
         live = live_rollouts(rollouts.tokens, split, weights)
-        weighted = [(r.prompt, r.completion, r.weight) for r in live]
+        weighted = [(r.prompt, r.completion, _weight(policy, settings, r)) for r in live]
         exact = exact_gradient(policy.model, space, weighted, settings.temperature)
         task.advance(1, tokens=sum(r.tokens for r in live))
         return exact
@@ -128,6 +131,16 @@ def _differentiate(
     aim = _scaled(direction, scales)
     cosines = {p: cosine(_scaled(gradient("pool", {p}), scales), aim) for p in rollouts.chosen}
     return _Exact(space, direction, cosines, time.perf_counter() - started)
+
+
+def _weight(policy: Policy, settings: Settings, rollout: LiveRollout) -> float | Tensor:
+    """Return a rollout's weight, or where importance plays a part, those of its tokens."""
+    if settings.token_importance_cap is None or rollout.sampling_logprobs is None:
+        return rollout.weight
+    with torch.no_grad():
+        now = token_logprobs(policy.model, rollout.prompt, rollout.completion, settings.temperature)
+    sampled = torch.tensor(rollout.sampling_logprobs, device=now.device)
+    return rollout.weight * importance_weights(now, sampled, settings.token_importance_cap)
 
 
 def _scales(

@@ -182,6 +182,7 @@ OTHER_VALUES = {
     "precondition": "adam",
     "mismatch_limit": 1.0,
     "gradient_checkpointing": True,
+    "importance_cap": 0.0,
     "advantage": "rloo",
     "token_weight": "token-sum",
     "device": "cpu",

@@ -22,6 +22,7 @@ def sketcher_for(settings: Settings, checkpoint: Checkpoint, policy: Policy) -> 
     patterns = settings.module_patterns
     sketcher = replace(
         build_sketcher(policy.model, projection, settings.kernel, settings.temperature, patterns),
+        importance_cap=settings.token_importance_cap,
         recompute=settings.gradient_checkpointing,
         budget=Budget(too_many_tokens=settings.batch_tokens + 1),
     )

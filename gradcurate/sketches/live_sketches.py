@@ -63,7 +63,9 @@ def lay_out(rows: Sequence[LiveRow], model: Any) -> Layout:
     """Return the tokens of live rows, all of one kind."""
     rollouts = [row for row in rows if isinstance(row, LiveRollout)]
     if rollouts:
-        tokens = pad_rollouts([r.prompt for r in rollouts], [r.completion for r in rollouts], model.device)
+        prompts, completions = [r.prompt for r in rollouts], [r.completion for r in rollouts]
+        sampled = [r.sampling_logprobs for r in rollouts]
+        tokens = pad_rollouts(prompts, completions, model.device, sampled_logprobs=sampled)
         return Layout(tokens, tuple(range(len(rows))))
     return _lay_out_groups([row for row in rows if isinstance(row, LiveGroup)], model)
 
@@ -81,10 +83,12 @@ def _lay_out_groups(groups: Sequence[LiveGroup], model: Any) -> Layout:
     prompts = [part[0].prompt for part in parts]
     completions = [[r.completion for r in part] for part in parts]
     weights = [[r.weight for r in part] for part in parts]
+    sampled = [r.sampling_logprobs for part in parts for r in part]
     if together == 1:
-        tokens = pad_rollouts(prompts, [c for (c,) in completions], model.device, [w for (w,) in weights])
+        alone, ones = [c for (c,) in completions], [w for (w,) in weights]
+        tokens = pad_rollouts(prompts, alone, model.device, ones, sampled)
     else:
-        tokens = pack_groups(prompts, completions, weights, model.device, model.dtype)
+        tokens = pack_groups(prompts, completions, weights, model.device, model.dtype, sampled)
     return Layout(tokens, tuple(owner for owner, _ in owned))
 
 

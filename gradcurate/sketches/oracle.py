@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
@@ -16,8 +17,8 @@ from gradcurate.sketches.direction import Direction, dot, norm
 from gradcurate.sketches.discovery import head_name
 from gradcurate.sketches.modules import GradientSpace
 
-WeightedRollout = tuple[Sequence[int], Sequence[int], float]
-"""Prompt token ids, completion token ids, weight."""
+WeightedRollout = tuple[Sequence[int], Sequence[int], float | Tensor]
+"""Prompt token ids, completion token ids, weight: of the whole, or of each token."""
 
 
 def exact_gradient(
@@ -27,7 +28,8 @@ def exact_gradient(
     with _asking_for_gradients(model, space) as weights:
         sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
         for prompt, completion, factor in rollouts:
-            torch.autograd.backward(factor * _logprob(model, prompt, completion, temperature))
+            logprobs = token_logprobs(model, prompt, completion, temperature)
+            torch.autograd.backward((factor * logprobs).sum())
             _move_gradients(weights, sums)
     return {
         fused.name: torch.cat([m.to_matrix(sums[m.parameter]) for m in fused.members])
@@ -60,12 +62,15 @@ def _asking_for_gradients(model: Any, space: GradientSpace) -> Iterator[dict[str
         model.zero_grad(set_to_none=True)
 
 
-def _logprob(model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float) -> Tensor:
+def token_logprobs(
+    model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float
+) -> Float[Tensor, " T"]:
+    """Return the log-probability of each token of a completion."""
     tokens = torch.tensor([[*prompt, *completion]], device=model.device)
     logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 : -1]
     logprobs = log_softmax(logits.float() / temperature, dim=-1)
-    total: Tensor = logprobs.gather(1, tokens[0, len(prompt) :, None]).sum()
-    return total
+    chosen: Tensor = logprobs.gather(1, tokens[0, len(prompt) :, None])[:, 0]
+    return chosen
 
 
 def _move_gradients(weights: Mapping[str, Tensor], sums: dict[str, Tensor]) -> None:

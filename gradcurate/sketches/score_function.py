@@ -4,6 +4,10 @@
 the rollouts were sampled with, as TRL and verl compute them. Rows of a batch do not interact, so
 the gradient of the summed log-probability holds every rollout's own.
 
+Of rollouts that an earlier policy sampled, each token's part can be weighed by how much likelier this
+policy finds it, ``min(pi / pi_sampler, cap)``: truncated importance sampling, as trainers correct for stale
+rollouts (verl ``rollout_is``, TRL ``vllm_importance_sampling_cap``).
+
 The output layer runs only where a token is predicted, and over a chunk of those positions at a
 time: whole logits would be most of the memory. Models that change their logits after the
 output layer (a soft cap, a scale) compute them whole.
@@ -11,6 +15,7 @@ output layer (a soft cap, a scale) compute them whole.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +42,7 @@ def logits_are_of_head(model: Any) -> bool:
 
 
 def backward_score_functions(
-    model: Any, batch: TokenBatch, temperature: float, chunked: bool
+    model: Any, batch: TokenBatch, temperature: float, chunked: bool, importance_cap: float | None = None
 ) -> Float[Tensor, " N"]:
     """Run forward and backward; return the log-probability of each predicted token.
 
@@ -48,26 +53,29 @@ def backward_score_functions(
         batch: The rollouts.
         temperature: Divides the logits.
         chunked: The logits are those of the output layer (`logits_are_of_head`).
+        importance_cap: The largest importance weight; None: tokens are not weighed so.
     """
+    sampled = None if importance_cap is None else batch.sampled_logprobs
+    targets = _Targets(batch.targets, batch.token_weights, sampled, importance_cap, temperature)
     inputs = {"input_ids": batch.input_ids, "use_cache": False}
     if batch.position_ids is not None:
         inputs |= {"position_ids": batch.position_ids, "attention_mask": batch.attention}
     with torch.enable_grad():
-        return (_by_chunks if chunked else _at_once)(model, inputs, batch, temperature)
+        return (_by_chunks if chunked else _at_once)(model, inputs, batch, targets)
 
 
 def _at_once(
-    model: Any, inputs: dict[str, Any], batch: TokenBatch, temperature: float
+    model: Any, inputs: dict[str, Any], batch: TokenBatch, targets: "_Targets"
 ) -> Float[Tensor, " N"]:
     positions, places = torch.unique(batch.columns, return_inverse=True)
     logits = model(**inputs, logits_to_keep=positions).logits[batch.rows, places]
-    logprobs, grads = _differentiate(logits.detach(), batch.targets, batch.token_weights, temperature)
+    logprobs, grads = _differentiate(logits.detach(), targets)
     torch.autograd.backward(logits, grads)
     return logprobs
 
 
 def _by_chunks(
-    model: Any, inputs: dict[str, Any], batch: TokenBatch, temperature: float
+    model: Any, inputs: dict[str, Any], batch: TokenBatch, targets: "_Targets"
 ) -> Float[Tensor, " N"]:
     head = model.get_output_embeddings()
     with _skipped(head) as hidden_states:
@@ -80,8 +88,7 @@ def _by_chunks(
         part = slice(start, start + chunk)
         piece = hidden[part].detach().requires_grad_(hidden.requires_grad)
         logits = head(piece)
-        weights = None if batch.token_weights is None else batch.token_weights[part]
-        logprobs[part], grads = _differentiate(logits.detach(), batch.targets[part], weights, temperature)
+        logprobs[part], grads = _differentiate(logits.detach(), targets.part(part))
         if logits.requires_grad:
             torch.autograd.backward(logits, grads)
         if piece.grad is not None:
@@ -107,18 +114,52 @@ def _skipped(head: Any) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+@dataclass(frozen=True)
+class _Targets:
+    """Predicted tokens, and what their log-probabilities count."""
+
+    tokens: Int[Tensor, " n"]
+    weights: Float[Tensor, " n"] | None
+    sampled_logprobs: Float[Tensor, " n"] | None
+    importance_cap: float | None
+    temperature: float
+
+    def part(self, chosen: slice) -> "_Targets":
+        weights, sampled = self.weights, self.sampled_logprobs
+        return replace(
+            self,
+            tokens=self.tokens[chosen],
+            weights=None if weights is None else weights[chosen],
+            sampled_logprobs=None if sampled is None else sampled[chosen],
+        )
+
+    def scales(self, logprobs: Float[Tensor, " n"]) -> Float[Tensor, " n"] | None:
+        """Return what each token's gradient is multiplied by; None: one."""
+        if self.weights is None and self.sampled_logprobs is None and self.temperature == 1:
+            return None
+        scales = torch.ones_like(logprobs) if self.weights is None else self.weights
+        if self.sampled_logprobs is not None and self.importance_cap is not None:
+            scales = scales * importance_weights(logprobs, self.sampled_logprobs, self.importance_cap)
+        return scales / self.temperature
+
+
+def importance_weights(
+    logprobs: Float[Tensor, " n"], sampled_logprobs: Float[Tensor, " n"], cap: float
+) -> Float[Tensor, " n"]:
+    """Return how much likelier each token has become, at most ``cap``; one where the sampler is not known."""
+    return (logprobs - sampled_logprobs).exp().clamp(max=cap).nan_to_num(nan=1.0)
+
+
 def _differentiate(
-    logits: Float[Tensor, "n V"],
-    targets: Int[Tensor, " n"],
-    weights: Float[Tensor, " n"] | None,
-    temperature: float,
+    logits: Float[Tensor, "n V"], targets: _Targets
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
     """Return the targets' log-probabilities, and the gradient of their weighted sum by the logits."""
-    scaled = logits.float() if temperature == 1 else logits.float() / temperature
+    scaled = logits.float() if targets.temperature == 1 else logits.float() / targets.temperature
     grads = torch.log_softmax(scaled, dim=-1)
-    logprobs = grads.gather(1, targets[:, None])[:, 0]
-    grads.exp_().neg_().scatter_add_(1, targets[:, None], torch.ones_like(logprobs)[:, None])
-    if weights is not None or temperature != 1:
-        scale = torch.ones_like(logprobs) if weights is None else weights
-        grads *= (scale / temperature)[:, None]
+    places = targets.tokens[:, None]
+    logprobs = grads.gather(1, places)[:, 0]
+    grads.exp_().neg_().scatter_add_(1, places, torch.ones_like(logprobs)[:, None])
+    scales = targets.scales(logprobs)
+    if scales is not None:
+        grads *= scales[:, None]
     return logprobs, grads.to(logits.dtype)

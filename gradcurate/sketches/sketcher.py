@@ -47,6 +47,7 @@ class Sketcher:
         preconditioner: Of the inner product; None: the plain one. It is part of the projections already.
         single_rows: Rows must pass one at a time: autograd forms a gradient of theirs, or the output
             layer, which reads positions without their rows, is in the space.
+        importance_cap: The largest importance weight of a token; None: tokens are not weighed so.
         recompute: Keep only the inputs of each block (gradient checkpointing).
         budget: Learnt on the way.
     """
@@ -60,6 +61,7 @@ class Sketcher:
     chunked_head: bool
     single_rows: bool
     preconditioner: Preconditioner | None = None
+    importance_cap: float | None = None
     recompute: bool = False
     budget: Budget = field(default_factory=Budget)
 
@@ -214,7 +216,9 @@ def _pass(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, finished: set[
 
     model = sketcher.model
     with collecting(model, sketcher.space, consume, recompute=sketcher.recompute):
-        found = backward_score_functions(model, batch, sketcher.temperature, sketcher.chunked_head)
+        found = backward_score_functions(
+            model, batch, sketcher.temperature, sketcher.chunked_head, sketcher.importance_cap
+        )
     logprobs = torch.zeros(rows, device=device).index_add_(0, batch.rows, found)
     return BatchGradients(found, logprobs, sketches, directional if wanted.along is not None else None)
 

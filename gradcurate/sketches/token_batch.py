@@ -5,6 +5,7 @@ another (`pack_groups`). Padding on the right is never seen, so a row does not d
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,7 @@ class TokenBatch:
         columns: At which position.
         targets: The tokens.
         token_weights: What each log-probability counts; None: one.
+        sampled_logprobs: Of the targets, by whoever sampled them; NaN where that is not known.
         position_ids: Positions, where they are not simply counted.
         attention: What is added to attention scores, where it is not simply causal.
     """
@@ -36,6 +38,7 @@ class TokenBatch:
     columns: Int[Tensor, " N"]
     targets: Int[Tensor, " N"]
     token_weights: Float[Tensor, " N"] | None = None
+    sampled_logprobs: Float[Tensor, " N"] | None = None
     position_ids: Int[Tensor, "B T"] | None = None
     attention: Float[Tensor, "B 1 T T"] | None = None
 
@@ -50,7 +53,7 @@ class TokenBatch:
         first, last = torch.searchsorted(
             self.rows, torch.tensor([start, stop], device=self.rows.device)
         ).tolist()
-        chosen, mask, weights = slice(first, last), self.attention, self.token_weights
+        chosen, mask = slice(first, last), self.attention
         return replace(
             self,
             input_ids=self.input_ids[start:stop, :longest],
@@ -58,7 +61,8 @@ class TokenBatch:
             rows=self.rows[chosen] - start,
             columns=self.columns[chosen],
             targets=self.targets[chosen],
-            token_weights=None if weights is None else weights[chosen],
+            token_weights=None if self.token_weights is None else self.token_weights[chosen],
+            sampled_logprobs=None if self.sampled_logprobs is None else self.sampled_logprobs[chosen],
             position_ids=None if self.position_ids is None else self.position_ids[start:stop, :longest],
             attention=None if mask is None else mask[start:stop, :, :longest, :longest],
         )
@@ -69,8 +73,17 @@ def pad_rollouts(
     completions: Sequence[Sequence[int]],
     device: torch.device,
     weights: Sequence[float] | None = None,
+    sampled_logprobs: Sequence[Sequence[float] | None] = (),
 ) -> TokenBatch:
-    """Lay out one rollout a row, with what its log-probability counts, if not one."""
+    """Lay out one rollout a row.
+
+    Args:
+        prompts: Of each row.
+        completions: Of each row.
+        device: Where the batch goes.
+        weights: What each log-probability counts; None: one.
+        sampled_logprobs: The sampler's own, of each completion.
+    """
     rows = [([*p, *c[:-1]], len(p) - 1, c) for p, c in zip(prompts, completions, strict=True)]
     return TokenBatch(
         input_ids=_padded([tokens for tokens, _, _ in rows]).to(device),
@@ -79,6 +92,7 @@ def pad_rollouts(
         columns=_flat([range(start, start + len(c)) for _, start, c in rows]).to(device),
         targets=_flat([c for _, _, c in rows]).to(device),
         token_weights=None if weights is None else _token_weights(weights, completions).to(device),
+        sampled_logprobs=_known(sampled_logprobs, completions, device),
     )
 
 
@@ -88,6 +102,7 @@ def pack_groups(
     weights: Sequence[Sequence[float]],
     device: torch.device,
     dtype: torch.dtype,
+    sampled_logprobs: Sequence[Sequence[float] | None] = (),
 ) -> TokenBatch:
     """Lay out each prompt once, with all of its completions behind it.
 
@@ -100,6 +115,7 @@ def pack_groups(
         weights: What the log-probability of each completion counts.
         device: Where the batch goes.
         dtype: Of the attention mask: the model's own.
+        sampled_logprobs: The sampler's own, of each completion of each row.
     """
     rows = [
         _Packed(list(p), [list(c) for c in several]) for p, several in zip(prompts, completions, strict=True)
@@ -114,6 +130,7 @@ def pack_groups(
         token_weights=_token_weights(
             [weight for row in weights for weight in row], [c for row in completions for c in row]
         ).to(device),
+        sampled_logprobs=_known(sampled_logprobs, [c for row in completions for c in row], device),
         position_ids=_padded([row.positions for row in rows]).to(device),
         attention=_attention(segments, dtype).to(device),
     )
@@ -162,6 +179,17 @@ def _attention(segments: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor
 def _token_weights(weights: Sequence[float], completions: Sequence[Sequence[int]]) -> Float[Tensor, " N"]:
     lengths = torch.tensor([len(c) for c in completions])
     return torch.tensor(weights, dtype=torch.float32).repeat_interleave(lengths)
+
+
+def _known(
+    logprobs: Sequence[Sequence[float] | None], completions: Completions, device: torch.device
+) -> Float[Tensor, " N"] | None:
+    """Return the log-probabilities of all tokens, NaN where they are not known; None if none are."""
+    if all(known is None for known in logprobs):
+        return None
+    pairs = zip(logprobs, completions, strict=True)
+    flat = [number for known, c in pairs for number in ([math.nan] * len(c) if known is None else known)]
+    return torch.tensor(flat, dtype=torch.float32, device=device)
 
 
 def _padded(rows: Sequence[Sequence[int]], padding: int = 0) -> Int[Tensor, "B T"]:

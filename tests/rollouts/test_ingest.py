@@ -105,6 +105,25 @@ def survives_as_text(tokens):
     return not set(ended) & set(TOKENIZER.all_special_ids)
 
 
+def test_stale_rollouts_are_weighed_token_by_token(finished):
+    """As if an earlier policy had found every other token half as likely."""
+    rows = sampled()
+    for row in rows:
+        row["sampling_logprobs"] = [
+            logprob - (0.7 if place % 2 else 0.0) for place, logprob in enumerate(row["sampling_logprobs"])
+        ]
+    settings = finished | {"dump": write_lines(map(open_instruct, rows)), "mismatch_limit": 1.0}
+    gradcurate.score(**settings | {"run": "runs/2"})
+    gradcurate.score(**settings | {"run": "runs/3", "importance_cap": 0.0})
+    found, plain, first = (scores(run) for run in ("runs/2", "runs/3", FIRST))
+    scored = [problem_id for problem_id, (status, _) in first.items() if status == "scored"]
+    for problem_id in scored:
+        assert plain[problem_id][1] == pytest.approx(first[problem_id][1], abs=1e-6)
+        assert found[problem_id][1] != pytest.approx(first[problem_id][1], abs=1e-4)
+    assert gradcurate.verify("runs/2").score.rmse < 0.1
+    assert gradcurate.verify("runs/2").direction_error < 1e-5
+
+
 def test_a_dump_of_text_is_close_and_says_so(finished):
     """Special tokens among the sampled are lost, and nothing else."""
     whole = [row for row in sampled() if survives_as_text(row["completion_token_ids"])]
