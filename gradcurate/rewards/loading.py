@@ -17,7 +17,7 @@ from gradcurate.rewards.request import RewardOutcome, RewardRequest
 from gradcurate.rewards.several import weighted_sum
 from gradcurate.rewards.spec import RewardSpec
 from gradcurate.rewards.styles import in_style
-from gradcurate.rewards.user import load_user_reward
+from gradcurate.rewards.user import load_user_rewards
 from gradcurate.rewards.verdict import outcome_of
 from gradcurate.suggestion import did_you_mean
 
@@ -45,12 +45,22 @@ def _load(name: str, spec: RewardSpec) -> Callable[[RewardRequest], Any]:
     if name.endswith(".toml"):
         return judge_reward(Path(name).expanduser(), spec)
     if ":" in name or name.endswith(".py"):
-        return in_style(load_user_reward(name), name, spec.style, spec.columns)
+        return _load_user(name, spec)
     raise RewardError(
         f"a reward is one of {', '.join(BUILT_IN)}, path/to/file.py:function, or a judge's .toml",
         f"got {name!r}",
         f"Choose one of these names, or point to your own function.{did_you_mean(name, BUILT_IN)}",
     )
+
+
+def _load_user(name: str, spec: RewardSpec) -> Callable[[RewardRequest], Any]:
+    functions, weights = load_user_rewards(name)
+    if not weights:
+        return in_style(functions[0], name, spec.style, spec.columns)
+    path = name.rpartition(":")[0]
+    named = [(f"{path}:{function.__name__}", function) for function in functions]
+    styled = [(own, in_style(function, own, "verifiers", spec.columns)) for own, function in named]
+    return weighted_sum(styled, weights)
 
 
 def _load_math(_spec: RewardSpec) -> Callable[..., Any]:

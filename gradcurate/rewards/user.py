@@ -1,6 +1,7 @@
 """The user's own reward: ``path/to/file.py:function``, loaded from the file as it is.
 
-The function is plain or ``async``, and has the signature of a trainer's reward (`styles`). The
+The function is plain or ``async``, and has the signature of a trainer's reward (`styles`), or it is a
+rubric of several. The
 file's own folder is put first on ``sys.path``, as Python does for a script, so that it can import its
 neighbours. Loading runs the file's code: call it in a worker process.
 """
@@ -12,17 +13,18 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gradcurate.errors import RewardError
+from gradcurate.rewards.rubric import rubric_parts
 from gradcurate.suggestion import did_you_mean
 
 
-def load_user_reward(spec: str) -> Callable[..., Any]:
-    """Return the function that ``spec`` names.
+def load_user_rewards(spec: str) -> tuple[list[Callable[..., Any]], Sequence[float]]:
+    """Return the function that ``spec`` names, or those of a rubric with their weights.
 
     Raises:
         RewardError: If the file or function is missing, or the file fails.
@@ -41,8 +43,13 @@ def load_user_reward(spec: str) -> Callable[..., Any]:
             f"there is no file {path}",
             "Check the path; a relative one starts at the working directory.",
         )
-    function = _find_function(_import_file(path), name, path)
-    return _run_to_its_end(function)
+    module = _import_file(path)
+    rubric = rubric_parts(getattr(module, name, None))
+    functions, weights = rubric or ([_find_function(module, name, path)], ())
+    if not functions:
+        expected = f"the rubric {spec!r} must have a function"
+        raise RewardError(expected, "it has none", "Give it one, as in Rubric(funcs=[f]).")
+    return [_run_to_its_end(function) for function in functions], weights
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -13,6 +13,8 @@ from gradcurate.rewards.request import RewardOutcome, failed
 
 def outcome_of(returned: object) -> RewardOutcome:
     """Return the outcome of a reward that returned without an exception."""
+    if isinstance(returned, RewardOutcome):  # a sum of several
+        return returned
     if not isinstance(returned, Mapping):
         return _judge(returned, {})
     detail = json_safe({key: value for key, value in returned.items() if key != "score"})
