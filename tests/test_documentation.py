@@ -85,7 +85,7 @@ def test_the_commands_of_the_readme_run(workspace, monkeypatch):
         Path("rewards.py").read_text().replace("def parity", "def compute_score")
     )
     documented = commands(ROOT / "README.md")
-    verbs = {"score", "select", "summary", "inspect", "verify", "rollout", "sketch"}
+    verbs = {"score", "select", "summary", "inspect", "reward", "verify", "rollout", "sketch"}
     assert {command[0] for command in documented} == verbs
     for command in documented:
         if not any("examples/arithmetic" in word or "runs/arithmetic" in word for word in command):

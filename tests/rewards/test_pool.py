@@ -151,7 +151,8 @@ def test_a_reward_that_cannot_be_loaded_is_an_error_of_the_parent(tmp_path):
     with pytest.raises(RewardError) as caught:
         RewardPool(RewardSpec(["nummeric"]), 2, 30)
     assert caught.value.args == (
-        "a reward is one of math, exact, numeric, choice, code, reasoning_gym, path/to/file.py:function, or a judge's .toml",
+        "a reward is one of math, exact, numeric, choice, code, reasoning_gym, path/to/file.py:function, "
+        "or a judge's .toml",
         "got 'nummeric'",
         "Choose one of these names, or point to your own function. Did you mean 'numeric'?",
     )
