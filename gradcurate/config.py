@@ -59,8 +59,8 @@ class Settings:
     preset: (
         Literal["verl", "trl", "openrlhf", "slime", "skyrl", "open-instruct", "prime-rl", "unsloth"] | None
     ) = _setting(
-        "verl, trl, openrlhf, slime, skyrl, open-instruct, prime-rl or unsloth: its advantage, token weight "
-        "and temperature, where you give no other.",
+        "verl, trl, openrlhf, slime, skyrl, open-instruct, prime-rl or unsloth: its advantage, token weight, "
+        "temperature and chat template, where you give no other.",
         stage=None,
         default=None,
     )
@@ -134,8 +134,8 @@ class Settings:
         stage="rollouts",
         default="own",
     )
-    dtype: Literal["float32", "bfloat16"] = _setting(
-        "Arithmetic of the policy.", stage="rollouts", default="float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = _setting(
+        "Arithmetic of the policy; auto: bfloat16 on a GPU that has it.", stage="rollouts", default="auto"
     )
     dump: str | None = _setting(
         "Sample nothing: take rollouts and rewards that a trainer wrote (a file, a folder, a pattern).",

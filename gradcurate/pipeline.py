@@ -21,7 +21,14 @@ from gradcurate.config import Settings
 from gradcurate.errors import NoSignalError, RunDirectoryError, SettingsError
 from gradcurate.inputs import Inputs, digest, read_inputs, reward_fingerprint
 from gradcurate.policies.checkpoints import Checkpoint, find_checkpoint
-from gradcurate.policies.policy import Policy, load_policy, load_tokenizer, require_vocabulary, resolve_device
+from gradcurate.policies.policy import (
+    Policy,
+    load_policy,
+    load_tokenizer,
+    require_vocabulary,
+    resolve_device,
+    resolve_dtype,
+)
 from gradcurate.problems import Problem, Split, problems_to_table
 from gradcurate.problems.bad_rows import write_bad_rows
 from gradcurate.progress import Progress
@@ -72,6 +79,7 @@ VALIDATION_ROLLOUTS = "validation_rollouts"
 
 def score(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its scores."""
+    settings = _on_this_machine(settings)
     require_engine(settings)
     inputs = read_inputs(settings)
     with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
@@ -82,6 +90,7 @@ def score(settings: Settings, progress: Progress) -> None:
 
 def rollout(settings: Settings, progress: Progress) -> None:
     """Take a run from its problems to its rewarded rollouts."""
+    settings = _on_this_machine(settings)
     require_engine(settings)
     inputs = read_inputs(settings)
     with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
@@ -91,10 +100,16 @@ def rollout(settings: Settings, progress: Progress) -> None:
 def sketch(settings: Settings, progress: Progress) -> None:
     """Take a run from its rollouts to its sketches."""
     require_stage(RunDirectory(Path(settings.run)).problems, "gradcurate rollout")
+    settings = _on_this_machine(settings)
     inputs = read_inputs(settings)
     with _opened(settings, inputs) as (run, models):
         _require_all_rollouts(settings, run, inputs)
         _sketch(settings, run, inputs, models, progress)
+
+
+def _on_this_machine(settings: Settings) -> Settings:
+    """Resolve what rows depend on and the machine decides, so that it is recorded."""
+    return replace(settings, dtype=resolve_dtype(settings.dtype, settings.device))
 
 
 def reward(settings: Settings, progress: Progress) -> None:

@@ -126,7 +126,7 @@ def test_names_of_flags_and_types_of_values():
         ("top_p", 1.5, "--top-p must be a number, above 0 and at most 1; 1.5 was given"),
         ("top_p", "high", "--top-p must be a number, above 0 and at most 1; 'high' was given"),
         ("kernel", "mean", "--kernel must be one of fft, outer; 'mean' was given"),
-        ("dtype", 16, "--dtype must be one of float32, bfloat16; 16 was given"),
+        ("dtype", 16, "--dtype must be one of auto, float32, bfloat16; 16 was given"),
         ("pool", ["a"], "--pool must be text; ['a'] was given"),
         ("id_column", 3, "--id-column must be text; 3 was given"),
     ],

@@ -116,6 +116,20 @@ def resolve_device(device: str) -> torch.device:
         ) from error
 
 
+def resolve_dtype(
+    dtype: Literal["auto", "float32", "bfloat16"], device: str
+) -> Literal["float32", "bfloat16"]:
+    """Turn ``auto`` into the arithmetic that policies are trained in, where the device has it.
+
+    Raises:
+        PolicyError: The device does not exist here.
+    """
+    if dtype != "auto":
+        return dtype
+    place = resolve_device(device)
+    return "bfloat16" if place.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
 def _put_on(model: Any, adapter: Path, merge: bool) -> Any:
     from peft import PeftModel
 
