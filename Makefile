@@ -16,7 +16,7 @@ test: $(VENV)/.development ## the test suite
 	$(BIN)/pytest
 
 test-vllm: $(VENV)/.development $(VENV)-vllm/.installed ## real vLLM, as an engine and as a server
-	VLLM_PYTHON=$(VENV)-vllm/bin/python $(BIN)/pytest tests/vllm
+	VLLM_PYTHON=$(VENV)-vllm/bin/python $(BIN)/pytest tests/real_vllm
 
 lint: $(VENV)/.development ## ruff and mypy
 	$(BIN)/ruff check .

@@ -65,7 +65,13 @@ def serving(server: FakeServer):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256  # all that a client opens at once
+
+        def handle_error(self, request, client_address):
+            """Say nothing of clients that have left."""
+
+    with Server(("127.0.0.1", 0), Handler) as http:
         server.address = f"http://127.0.0.1:{http.server_address[1]}/v1"
         thread = threading.Thread(target=http.serve_forever, daemon=True)
         thread.start()

@@ -22,6 +22,7 @@ OVERRIDES = {
     "temperature": POSITIVE,
     "reward_timeout_seconds": POSITIVE,
     "mismatch_limit": st.floats(min_value=0, allow_infinity=False),
+    "importance_cap": st.floats(min_value=0, allow_infinity=False),
     "sketch_dim": st.integers(32, 2**20).map(lambda half: 2 * half),
 }
 # All else is drawn from the declared types and bounds.
@@ -97,6 +98,7 @@ def test_of_stage_has_the_values():
         "granularity": "rollout",
         "modules": None,
         "precondition": "none",
+        "importance_cap": 2.0,
         "advantage": "grpo",
         "token_weight": "response-mean",
     }

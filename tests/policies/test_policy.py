@@ -8,8 +8,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from gradcurate.errors import PolicyError
+from gradcurate.policies import policy
 from gradcurate.policies.checkpoints import find_checkpoint
-from gradcurate.policies.policy import context_tokens, load_policy, load_tokenizer, resolve_device
+from gradcurate.policies.policy import (
+    context_tokens,
+    load_policy,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+)
 from tiny_models import save_tiny_checkpoint
 
 REMEDY = "Give the folder that `save_pretrained` wrote, with its tokenizer."
@@ -183,3 +190,13 @@ def test_the_device_is_checked_before_the_weights(copy_of):
 def test_devices_that_exist():
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_auto_arithmetic_is_bfloat16_where_a_gpu_has_it(monkeypatch):
+    assert resolve_dtype("auto", "cpu") == "float32"
+    assert resolve_dtype("bfloat16", "cpu") == "bfloat16"
+    monkeypatch.setattr(policy, "resolve_device", lambda _: torch.device("cuda"))
+    for has_it, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
+        assert resolve_dtype("auto", "cuda") == dtype
+        assert resolve_dtype("float32", "cuda") == "float32"

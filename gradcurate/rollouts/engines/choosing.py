@@ -48,9 +48,9 @@ def require_engine(settings: Settings) -> None:
 
 def _require_vllm(settings: Settings) -> None:
     settings.vllm_keywords  # noqa: B018 - raises where they are malformed
-    python = settings.vllm_python
-    if python is None:
-        missing = not importlib.util.find_spec("vllm") and "this Python has no package vllm"
+    python, found = settings.vllm_python, importlib.util.find_spec("vllm")
+    if python is None:  # a mere folder of that name has no origin
+        missing = (found is None or found.origin is None) and "this Python has no package vllm"
     else:
         missing = not shutil.which(python) and f"{python} is no program"
     if missing:

@@ -1,4 +1,4 @@
-"""A package that stands in for vLLM where a test must decide what it does; real vLLM is in tests/vllm.
+"""A package that stands in for vLLM where a test must decide what it does; real vLLM is in tests/real_vllm.
 
 It answers each request with the prompt's first token, and does what ``FAKE_VLLM`` says: ``refuse``, ``die
 AFTER`` so many answers, or ``sleep`` (start a child that outlives it, and answer no more).
