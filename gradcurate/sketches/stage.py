@@ -208,7 +208,9 @@ def _task(
     stage: SketchStage, batches: Sequence[Batch], name: str, progress: Progress
 ) -> AbstractContextManager[Task]:
     done = sum(len(batch) for batch in batches if shard_path(stage.folder, batch).exists())
-    return progress.task(name, total=sum(map(len, batches)), done=done, unit="rollouts")
+    of_problems = any(row.rollout is None for batch in batches for row in batch)
+    unit = "problems" if of_problems else "rollouts"
+    return progress.task(name, total=sum(map(len, batches)), done=done, unit=unit)
 
 
 def _table(stage: SketchStage, batch: Batch, gradients: BatchGradients) -> pa.Table:

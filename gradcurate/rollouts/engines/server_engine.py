@@ -126,7 +126,7 @@ class ServerEngine(Engine):
     def _completion(self, choice: Any) -> Completion:
         finish_reason: FinishReason = "length" if choice.finish_reason == "length" else "stop"
         ids = (choice.model_extra or {}).get("token_ids")
-        if ids is None:
+        if not ids:
             return Completion(self._cut(choice.text, finish_reason), None, finish_reason, provenance="text")
         told = choice.logprobs and choice.logprobs.token_logprobs
         plain = self._settings.temperature == 1 and self._settings.top_p == 1
