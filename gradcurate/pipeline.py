@@ -127,7 +127,7 @@ def reward(settings: Settings, progress: Progress) -> None:
             fingerprint=reward_fingerprint(settings),
         )
         rerewarding.run_rerewarding(stage, progress)
-        if run.direction.exists():
+        if run.direction.exists() and shard_paths(run.sketches):
             run.scores.unlink(missing_ok=True)  # those of other rewards, should these give none
             _rescore(settings, run, problems)
 

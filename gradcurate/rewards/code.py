@@ -27,6 +27,9 @@ RUNNER = Path(__file__).with_name("code_runner.py")
 SHARE_OF_TIME = 0.7
 """Of a reward call's time that all tests of a program may take, so that the call itself ends in time."""
 
+PASSED_ON = ("LANG", "LD_LIBRARY_PATH", "PATH")
+"""Of the environment, what Python may need to start: a program need not see the keys of its user."""
+
 DEFAULT_SECONDS = 10.0
 GRACE_SECONDS = 1.0
 """After which a program is killed that has switched off its own limit."""
@@ -106,7 +109,7 @@ def run_tests(program: str, tests: Sequence[dict[str, Any]], seconds: float) -> 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={},
+        env={"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in PASSED_ON if name in os.environ}},
         start_new_session=True,
     ) as runner:
         try:

@@ -15,6 +15,7 @@ it allows that, and memory is what the caller's limit leaves. The rest is an aud
 stops accidents and cheap tricks; it is no wall against an attacker.
 """
 
+import atexit
 import ctypes
 import json
 import math
@@ -23,7 +24,9 @@ import secrets
 import signal
 import sys
 import tempfile
+import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +42,7 @@ CHANGING = (
     *("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink"),
     "os.truncate",
 )
+AF_UNIX = 1
 TOLERANCE = 1e-6
 SHORTEST_SECONDS = 0.01
 
@@ -94,17 +98,29 @@ def _run(code: str, test: Test, seconds: float, folder: Path, answers: int, secr
         os.dup2(os.open(folder / "stdin", os.O_RDONLY), 0)
         os.dup2(os.open(folder / "stdout", os.O_WRONLY | os.O_CREAT), 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sys.stdin, sys.stdout = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w", encoding="utf-8")
+        sys.stdin = sys.__stdin__ = os.fdopen(0, encoding="utf-8")  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = os.fdopen(1, "w", encoding="utf-8")  # type: ignore[misc]
         os.chdir(folder)
+        tempfile.tempdir, sys.dont_write_bytecode = str(folder), True
+        atexit._clear()  # what the runner itself would do at its end
         _limit(seconds)
         sys.addaudithook(_guard(str(folder.resolve())))
         _test(code, test)
-        sys.stdout.flush()
+        _finish()
         said = secret
     except BaseException as error:  # noqa: BLE001 - whatever a program raises is what its test says
         said = f"{type(error).__name__}: {error}"[:300]
     os.write(answers, said.encode(errors="replace"))
     os._exit(0)
+
+
+def _finish() -> None:
+    """Do what Python does at its end: a program may leave work to threads, and output to be flushed."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
 
 
 def _limit(seconds: float) -> None:
@@ -119,6 +135,8 @@ def _guard(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
     """Return an audit hook that refuses what a program for a test has no need of."""
 
     def guard(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.__new__" and arguments[1] == AF_UNIX:
+            return  # a pair within the process, as asyncio has one; connecting it is another event
         if event.startswith("ctypes."):
             raise ImportError(f"{event} is not allowed")  # as packages that can do without it expect
         if event.startswith(FORBIDDEN):
@@ -145,7 +163,8 @@ def _inside(path: Any, folder: str) -> bool:
 
 
 def _test(code: str, test: Test) -> None:
-    names: dict[str, Any] = {"__name__": "__main__"}
+    program = sys.modules["__main__"] = types.ModuleType("__main__")
+    names: dict[str, Any] = vars(program)
     try:
         exec(compile(code, "program", "exec"), names)  # noqa: S102 - what this process is for
     except SystemExit as left:

@@ -74,6 +74,45 @@ def test_programs_of_standard_input_and_output():
     assert verdict("print(2)\nraise SystemExit(1)", answer)["failure"] == "SystemExit: 1"
 
 
+WAYS_TO_PRINT = {
+    "a thread with a larger stack": (
+        "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(1 << 26)\n"
+        "def main():\n    import time\n    time.sleep(0.2)\n    print(int(input()) * 2)\n"
+        "threading.Thread(target=main).start()"
+    ),
+    "bytes": "import sys\nsys.stdout.buffer.write(b'%d' % (int(sys.stdin.buffer.read()) * 2))",
+    "a file descriptor": "import os\nos.write(1, str(int(os.read(0, 99)) * 2).encode())",
+    "at exit": "import atexit\nn = int(input())\natexit.register(lambda: print(n * 2))",
+    "another stdout": (
+        "import io, os, sys\nclass Fast(io.StringIO):\n    def flush(self):\n"
+        "        os.write(1, self.getvalue().encode())\nsys.stdout = Fast()\nprint(int(input()) * 2)"
+    ),
+    "asyncio": "import asyncio\nasync def main():\n    print(int(input()) * 2)\nasyncio.run(main())",
+    "classes of its own": (
+        "import pickle\nfrom dataclasses import dataclass\n@dataclass\nclass N:\n    n: 'int'\n"
+        "print(pickle.loads(pickle.dumps(N(int(input()) * 2))).n)"
+    ),
+    "a temporary file": (
+        "import tempfile\nwith tempfile.TemporaryFile('w+') as f:\n"
+        "    f.write(input())\n    f.seek(0)\n    print(int(f.read()) * 2)"
+    ),
+    "exit": "print(int(input()) * 2)\nexit()",
+}
+
+
+@pytest.mark.parametrize("program", WAYS_TO_PRINT.values(), ids=WAYS_TO_PRINT)
+def test_right_programs_pass_however_they_print(program):
+    answer = json.dumps({"inputs": ["21\n"], "outputs": ["42"]})
+    assert verdict(program, answer) == {"score": 1.0, "passed": 1, "tests": 1}
+    wrong = json.dumps({"inputs": ["21\n"], "outputs": ["43"]})
+    assert verdict(program, wrong)["failure"].startswith("printed '42")
+
+
+def test_a_program_does_not_see_the_keys_of_its_user(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert failure("import os\nassert 'OPENAI_API_KEY' not in os.environ") is None
+
+
 def test_a_method_of_a_solution_is_called():
     program = "class Solution:\n    def add(self, a, b):\n        return (a + b,)\n"
     answer = json.dumps({"fn_name": "add", "inputs": [[1, 2]], "outputs": [[3]]})
