@@ -74,6 +74,8 @@ def test_the_layout_is_a_contract(tmp_path):
         "bad_rows.jsonl",
         "rollouts",
         "ingest.json",
+        "rewards",
+        "vllm.log",
         "sketches",
         "validation/direction.safetensors",
         "validation/second_seed.parquet",

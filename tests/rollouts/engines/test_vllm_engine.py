@@ -28,6 +28,7 @@ SETTINGS = {
     "model": "model",
     "run": "run",
     "engine": "vllm",
+    "dtype": "float32",
     "rollouts": 3,
     "max_tokens": 5,
 }
