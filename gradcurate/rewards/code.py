@@ -10,6 +10,7 @@ The program is the last fenced block of the completion, or all of it. It runs in
 that is too slow is wrong, and no failed rollout. It is run only where the reward is asked for by name.
 """
 
+import ast
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,10 @@ PASSED_ON = ("LANG", "LD_LIBRARY_PATH", "PATH")
 """Of the environment, what Python may need to start: a program need not see the keys of its user."""
 
 DEFAULT_SECONDS = 10.0
-GRACE_SECONDS = 1.0
-"""After which a program is killed that has switched off its own limit."""
+GRACE = 0.2
+"""Of the time of the tests, after which a program is killed that has switched off its own limit."""
 
+DEFINING = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.AsyncFunctionDef, ast.Pass)
 FENCED = re.compile(r"```[^\n]*\n(.*?)```", re.DOTALL)
 
 
@@ -68,10 +71,11 @@ def parse_tests(answer: str) -> list[dict[str, Any]]:
         parsed = json.loads(answer)
     except ValueError:
         parsed = answer  # Python source
-    if isinstance(parsed, str) and parsed.strip():
-        return [{"source": parsed}]
-    if isinstance(parsed, list) and parsed and all(isinstance(part, str) for part in parsed):
-        return [{"source": part} for part in parsed]
+    sources = [parsed] if isinstance(parsed, str) else parsed
+    if isinstance(sources, list) and sources and all(isinstance(part, str) for part in sources):
+        for source in sources:
+            _require_test(source)
+        return [{"source": source} for source in sources]
     if isinstance(parsed, dict) and parsed.get("inputs") and len(parsed["inputs"]) == len(parsed["outputs"]):
         pairs = zip(parsed["inputs"], parsed["outputs"], strict=True)
         function = parsed.get("fn_name")
@@ -84,10 +88,60 @@ def parse_tests(answer: str) -> list[dict[str, Any]]:
     )
 
 
+def _require_test(source: str) -> None:
+    """Refuse a source that every program would pass, for it tests nothing.
+
+    Raises:
+        ValueError: It only defines, as a ``check(candidate)`` that nobody calls does, or is no Python.
+    """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"the tests of a problem of code must be Python source: {error}") from error
+    if any(map(_is_pytest_only, statements)):
+        raise ValueError("the tests of a problem of code are run without pytest: no parameters, no fixtures")
+    if not any(map(_tests, statements)):
+        raise ValueError(
+            "the tests of a problem of code must do something: end those that only define functions with a "
+            "call, as in check(add)"
+        )
+
+
+def _tests(statement: ast.stmt) -> bool:
+    """Tell whether a statement of a source can fail a program, or is a test that is run."""
+    match statement:
+        case ast.FunctionDef(name=name):
+            return name.startswith("test")
+        case ast.ClassDef(bases=bases):
+            return any(ast.unparse(base).endswith("TestCase") for base in bases)
+        case ast.If(test=condition):
+            return "__name__" not in ast.unparse(condition)
+        case ast.Expr(value=ast.Constant()):
+            return False
+        case ast.Expr(value=ast.Call(func=called)):
+            return ast.unparse(called) != "unittest.main"
+    return not isinstance(statement, DEFINING)
+
+
+def _is_pytest_only(statement: ast.stmt) -> bool:
+    """Tell whether a test needs pytest to be run: parameters, or a class that is no TestCase."""
+    match statement:
+        case ast.FunctionDef(name=name, args=taken):
+            return name.startswith("test") and bool(taken.args or taken.kwonlyargs)
+        case ast.ClassDef(name=name):
+            return name.startswith("Test") and not _tests(statement)
+    return False
+
+
 def _call(function: str, given: Any, expected: Any) -> dict[str, Any]:
-    """Return a test of a call; arguments and result may be text, with JSON on each line."""
-    arguments = [json.loads(line) for line in given.splitlines()] if isinstance(given, str) else given
-    result = json.loads(expected) if isinstance(expected, str) else expected
+    """Return a test of a call; where arguments are text, with JSON on each line, so may the result be."""
+    if not isinstance(given, str):
+        return {"function": function, "arguments": given, "expected": expected}
+    arguments = [json.loads(line) for line in given.splitlines()]
+    try:
+        result = json.loads(expected) if isinstance(expected, str) else expected
+    except ValueError:
+        result = expected
     return {"function": function, "arguments": arguments, "expected": result}
 
 
@@ -101,24 +155,32 @@ def run_tests(program: str, tests: Sequence[dict[str, Any]], seconds: float) -> 
     Args:
         program: Python source.
         tests: As `code_runner` takes them.
-        seconds: How long all of them may take.
+        seconds: How long all of them may take; a program that switches off its limit is killed soon after.
     """
     request = json.dumps({"code": program, "tests": list(tests), "seconds": seconds})
+    with tempfile.TemporaryDirectory(prefix="gradcurate-code-") as folder:
+        answered = _run_apart(request, seconds * (1 + GRACE), folder)
+    whole_lines = answered.rpartition(b"\n")[0].splitlines()
+    failures = [json.loads(line) for line in whole_lines]
+    return [*failures, *["not run: the one before it did not end"] * (len(tests) - len(failures))]
+
+
+def _run_apart(request: str, seconds: float, folder: str) -> bytes:
+    """Return what the runner answers, in a process group that is gone after."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     with subprocess.Popen(
         [sys.executable, "-I", str(RUNNER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in PASSED_ON if name in os.environ}},
-        start_new_session=True,
+        env={**passed_on, "OMP_NUM_THREADS": "1", "TMPDIR": folder},
+        process_group=0,
     ) as runner:
         try:
-            answered, _ = runner.communicate(request.encode(), timeout=seconds + GRACE_SECONDS)
+            answered, _ = runner.communicate(request.encode(), timeout=seconds)
         except subprocess.TimeoutExpired as late:
             answered = late.output or b""
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(runner.pid, signal.SIGKILL)
-    whole_lines = answered.rpartition(b"\n")[0].splitlines()
-    failures = [json.loads(line) for line in whole_lines]
-    return [*failures, *["not run: the one before it did not end"] * (len(tests) - len(failures))]
+    return answered

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -74,7 +75,122 @@ def test_programs_of_standard_input_and_output():
     assert verdict("print(2)\nraise SystemExit(1)", answer)["failure"] == "SystemExit: 1"
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("", "must do something"),
+        ("def check(candidate):\n    assert candidate(1, 2) == 3", "must do something"),
+        ("import unittest\nx = 1\nunittest.main()", "must do something"),
+        ("def f(): pass\nif __name__ == '__main__':\n    f()", "must do something"),
+        ("def test_add(a, b):\n    assert add(a, b)", "are run without pytest"),
+        ("class TestAdd:\n    def test(self): pass\nassert add(1, 2) == 3", "are run without pytest"),
+        ("assert add(", "must be Python source"),
+        (json.dumps(["assert add(1, 2) == 3", "x = 1"]), "must do something"),
+    ],
+)
+def test_a_source_that_every_program_would_pass_or_fail_is_refused(answer, said):
+    with pytest.raises(ValueError, match=said):
+        parse_tests(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "def test_add():\n    assert add(1, 2) == 3",
+        "from solution import add as f\nassert f(1, 2) == 3",
+        "import unittest\nclass T(unittest.TestCase):\n    def test_add(self):\n"
+        "        self.assertEqual(add(1, 2), 3)\nif __name__ == '__main__':\n    unittest.main()",
+        "import unittest\nclass T(unittest.TestCase):\n    def test_add(self):\n"
+        "        self.assertEqual(add(1, 2), 3)\nunittest.main()",
+        "for a in range(3):\n    assert add(a, 1) == a + 1",
+    ],
+)
+def test_tests_that_define_themselves_are_run(answer):
+    assert verdict(ADD, answer)["score"] == 1.0
+    wrong = verdict(ADD.replace("+", "- 1 +"), answer)
+    assert wrong["score"] == 0.0
+    assert wrong["failure"].startswith("AssertionError")
+    assert verdict("def add(a, b):\n    raise SystemExit", answer)["score"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected", "same"),
+    [
+        ("10**9 + 1", 10**9, False),
+        ("1111111111111112", 1111111111111111, False),
+        ("10**400 + 1", 10**400, False),
+        ("0.1 + 0.2", 0.3, True),
+        ("0.3001", 0.3, False),
+        ("1e9 + 1", 10**9, False),
+        ("2.0", 2, True),
+        ("'011'", "11", False),
+        ("float('inf')", 1, False),
+        ("(1, [2])", [1, [2]], True),
+        ("{1: 2}", {"1": 2}, True),
+        ("__import__('numpy').array([1, 2])", [1, 2], True),
+        ("True", True, True),
+    ],
+)
+def test_whole_numbers_and_text_are_compared_exactly(returned, expected, same):
+    test = {"function": "f", "arguments": [], "expected": expected}
+    (found,) = run_tests(f"def f():\n    return {returned}", [test], 5.0)
+    assert (found is None) == same
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "same"),
+    [
+        ("1000000007", "1000000008", False),
+        ("0011", "11", False),
+        ("0.33333333", "0.3333333333", True),
+        ("2.0", "2", True),
+        ("1e3 x", "1000 x", True),
+        ("nan", "1.0", False),
+        ("1 2", "1", False),
+    ],
+)
+def test_printed_numbers_are_the_same_but_for_rounding(printed, expected, same):
+    answer = json.dumps({"inputs": [""], "outputs": [expected]})
+    assert verdict(f"print({printed!r})", answer)["score"] == float(same)
+
+
+def test_results_that_are_text_are_text():
+    listed = json.dumps({"fn_name": "f", "inputs": [["abc"]], "outputs": ["ca"]})
+    assert verdict("def f(s):\n    return s[2] + s[0]", listed)["score"] == 1.0
+    lines = json.dumps({"fn_name": "f", "inputs": ['"abc"'], "outputs": ["ca"]})
+    assert verdict("def f(s):\n    return s[2] + s[0]", lines)["score"] == 1.0
+    number = json.dumps({"fn_name": "f", "inputs": ["7"], "outputs": ["7"]})
+    assert verdict("def f(n):\n    return n", number)["score"] == 1.0
+
+
+def test_solutions_of_exercises_need_no_imports_and_may_have_a_main():
+    program = (
+        "class Solution:\n    def f(self, a: List[int]) -> Optional[int]:\n        return max(Counter(a))\n"
+        "if __name__ == '__main__':\n    n = int(input())\n"
+    )
+    answer = json.dumps({"fn_name": "f", "inputs": [[[3, 1]]], "outputs": [3]})
+    assert verdict(program, answer)["score"] == 1.0
+
+
+def test_no_folder_is_left_of_a_slow_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = run_tests("import time\ntime.sleep(60)", [{"source": "pass"}] * 300, seconds=0.5)
+    assert found == ["not done in time"] * 300
+    stubborn = "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass"
+    run_tests(stubborn, [{"source": "pass"}], seconds=0.5)
+    assert not list(tmp_path.iterdir())
+
+
 WAYS_TO_PRINT = {
+    "an executor that is not shut down": (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "print(ThreadPoolExecutor().submit(lambda: int(input()) * 2).result())"
+    ),
+    "a file that is not closed": "o = open(1, 'w', closefd=False)\no.write(str(int(input()) * 2))",
+    "before stdout is replaced": "import io, sys\nprint(int(input()) * 2)\nsys.stdout = io.StringIO()",
+    "a closed stdout": "import sys\nprint(int(input()) * 2)\nsys.stdout.close()",
+    "leaving at once": "import os\nprint(int(input()) * 2, flush=True)\nos._exit(0)",
+    "devnull beside": "import os\nopen(os.devnull, 'w').write('x')\nprint(int(input()) * 2)\n__file__",
     "a thread with a larger stack": (
         "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(1 << 26)\n"
         "def main():\n    import time\n    time.sleep(0.2)\n    print(int(input()) * 2)\n"
@@ -119,7 +235,7 @@ def test_a_method_of_a_solution_is_called():
     assert verdict(program, answer)["score"] == 1.0
 
 
-@pytest.mark.parametrize("answer", ["[]", "{}", "3", '""', '{"inputs": [1], "outputs": []}', "[1]"])
+@pytest.mark.parametrize("answer", ["[]", "{}", "3", '{"inputs": [1], "outputs": []}', "[1]"])
 def test_an_answer_that_is_no_test_is_refused(answer):
     with pytest.raises(ValueError, match="the answer of a problem of code must be"):
         parse_tests(answer)
