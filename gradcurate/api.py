@@ -161,7 +161,7 @@ def reward(run: str | Path, *, progress: Progress | None = None, **settings: Any
             is as in the run.
     """
     from gradcurate import pipeline
-    from gradcurate.results import read_groups, read_rollouts, read_scores
+    from gradcurate.results import read_groups, read_rollouts, read_scores, validation_statuses
     from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA
     from gradcurate.store.manifest import read_manifest
     from gradcurate.store.run_directory import RunDirectory
@@ -182,7 +182,7 @@ def reward(run: str | Path, *, progress: Progress | None = None, **settings: Any
         changed_rewards=sum(a != b for a, b in zip(first, second, strict=True)),
         failed_rollouts=second.count(None),
         pool_statuses=dict(Counter(of_pool if scores is None else scores["status"].to_pylist())),
-        validation_statuses=dict(Counter(group.status for group in groups if group.split == "validation")),
+        validation_statuses=validation_statuses(directory, groups, resolved),
         numerator=None if scores is None else next(filter(None, scores["numerator"].to_pylist()), None),
     )
 
@@ -335,7 +335,8 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
     from gradcurate.problems.bad_rows import count_bad_rows
     from gradcurate.report.checks import read_checks
     from gradcurate.report.summary import summarise
-    from gradcurate.results import read_groups, read_problems, read_scores
+    from gradcurate.results import read_groups, read_problems, read_scores, validation_statuses
+    from gradcurate.store.manifest import read_manifest
     from gradcurate.store.run_directory import RunDirectory
 
     if top < 0:
@@ -343,8 +344,9 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
     directory = RunDirectory(Path(run))
     scores = read_scores(directory).to_pylist()
     problems, groups = read_problems(directory), read_groups(directory)
+    statuses = validation_statuses(directory, groups, read_manifest(directory.manifest).settings)
     bad_rows, checks = count_bad_rows(directory.bad_rows), read_checks(directory)
-    return summarise(str(run), problems, groups, scores, bad_rows, checks, by, top)
+    return summarise(str(run), problems, groups, statuses, scores, bad_rows, checks, by, top)
 
 
 def _strategy(top_k: int | None, top_fraction: float | None) -> "Strategy":

@@ -124,7 +124,12 @@ def reward(settings: Settings, progress: Progress) -> None:
             tokenizer=load_tokenizer(find_checkpoint(settings.model)),
             rollouts=run.rollouts,
             rewards=run.rewards,
-            fingerprint=reward_fingerprint(settings),
+            fingerprint={
+                **reward_fingerprint(settings),
+                # Given again for their sake, too: they decide what fails, and what a slow program is worth.
+                "reward_timeout_seconds": settings.reward_timeout_seconds,
+                "reward_memory_mebibytes": settings.reward_memory_mebibytes,
+            },
         )
         rerewarding.run_rerewarding(stage, progress)
         if run.direction.exists() and shard_paths(run.sketches):

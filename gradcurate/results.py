@@ -1,7 +1,8 @@
 """Reading back what a run directory holds, as the types of the stages. No model, no torch."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -112,6 +113,25 @@ def split_weights(groups: Iterable[Group], split: Split, settings: Settings) -> 
         for group in groups
         if group.split == split and group.status == "scored"
     }
+
+
+def unsketched(run: RunDirectory, split: Split, weights: Mapping[str, Mapping[int, float]]) -> set[str]:
+    """Return the problems with a weighted rollout that has no sketch: later rewards have made it live."""
+    sketched: set[tuple[str, int]] = set()
+    for path in shard_paths(run.sketches):
+        if path.name.startswith(f"{split}-"):
+            rows = read_table(path, ["problem_id", "rollout"])
+            sketched |= set(zip(rows["problem_id"].to_pylist(), rows["rollout"].to_pylist(), strict=True))
+    return {p for p, of in weights.items() if any((p, rollout) not in sketched for rollout in of)}
+
+
+def validation_statuses(run: RunDirectory, groups: Iterable[Group], settings: Settings) -> dict[str, int]:
+    """Count the validation problems by status; those that the direction is without are ``not_sketched``."""
+    validation = [group for group in groups if group.split == "validation"]
+    weights = split_weights(validation, "validation", settings)
+    later = bool(shard_paths(run.rewards)) and bool(shard_paths(run.sketches))
+    without = unsketched(run, "validation", weights) if later else set()
+    return dict(Counter("not_sketched" if g.problem_id in without else g.status for g in validation))
 
 
 def rows_of_problem(table: pa.Table, split: Split, problem_id: str) -> list[dict[str, Any]]:

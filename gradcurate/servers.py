@@ -40,8 +40,12 @@ def base_url(address: str) -> str:
     Raises:
         SettingsError: It is no http address.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        usable = False
+    if not usable:
         raise SettingsError(
             "A server's address begins with http:// or https://",
             f"{address!r} was given",
@@ -76,6 +80,23 @@ def choose_model(served: list[str], wanted: str | None, option: str) -> str:
         f"{wanted!r} is none" if wanted else f"it serves {', '.join(served) or 'none'}",
         choose_from(wanted or "", served) if served else "Start it with the policy.",
     )
+
+
+@contextmanager
+def listing_models(address: str) -> Iterator[None]:
+    """Turn what the client makes of an answer that is no list of models into an error that says so.
+
+    Raises:
+        EngineError: It is none.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"The server {address} must list its models at /models",
+            f"what it answers there is no such list ({first_line(error)})",
+            "Check that the address is that of its OpenAI-compatible interface.",
+        ) from error
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
 from gradcurate.problems import Split
 from gradcurate.progress import Progress, Task
 from gradcurate.report.verification import Proxy, Verification, compare, evenly_spaced
-from gradcurate.results import read_groups, read_rollouts, read_scores, split_weights
+from gradcurate.results import read_groups, read_rollouts, read_scores, split_weights, unsketched
 from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.discovery import find_gradient_space
 from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, LiveRollout, live_rollouts
@@ -30,6 +30,7 @@ from gradcurate.sketches.preconditioner import exact_scales, stack_moments
 from gradcurate.sketches.score_function import importance_weights
 from gradcurate.store.manifest import Manifest, read_manifest
 from gradcurate.store.run_directory import RunDirectory, require_stage
+from gradcurate.store.tables import shard_paths
 
 FEWEST_TO_COMPARE = 2
 
@@ -87,6 +88,7 @@ def verify(
     truth = found[own]
     at = next(iter(truth.direction.values())).device
     stored = load_direction(run.direction, truth.space, at)
+    moved = any(row["numerator"] == "sketched" for row in ranked.values())
     error = norm({name: stored[name] - truth.direction[name] for name in stored})
     return Verification(
         problems=len(rollouts.chosen),
@@ -94,7 +96,8 @@ def verify(
         ideal_rmse=settings.sketch_dim**-0.5,
         score=compare(truth.cosines, {p: ranked[p]["score"] for p in rollouts.chosen}),
         sketched_cosine=compare(truth.cosines, {p: ranked[p]["sketched_cosine"] for p in rollouts.chosen}),
-        direction_error=error / norm(truth.direction),
+        # Of later rewards, none was stored.
+        direction_error=None if moved else error / norm(truth.direction),
         proxy=_judge(proxy, found[sampler], found[proxy]) if proxy != sampler else None,
     )
 
@@ -107,6 +110,9 @@ def _read_rollouts(run: RunDirectory, settings: Settings, chosen: Sequence[str])
     groups = read_groups(run)
     splits: tuple[Split, ...] = ("validation", "pool")
     weights = {split: split_weights(groups, split, settings) for split in splits}
+    if shard_paths(run.rewards):  # what the run's own direction is without
+        for problem_id in unsketched(run, "validation", weights["validation"]):
+            del weights["validation"][problem_id]
     return _Rollouts(settings, read_rollouts(run, TOKEN_COLUMNS), weights, chosen)
 
 

@@ -15,6 +15,7 @@ from gradcurate.errors import EngineError, NumericalError, PolicyError, RunDirec
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.policy import load_policy
 from gradcurate.results import read_rollouts
+from gradcurate.rewards import RewardPool
 from gradcurate.rollouts.engines.transformers_engine import TransformersEngine
 from gradcurate.rollouts.rollout import PromptedProblem
 from gradcurate.store.manifest import read_manifest
@@ -141,6 +142,21 @@ def test_another_address_resumes_and_another_engine_does_not(workspace, answer):
             """Write it as in '{"tensor_parallel_size": 2}'.""",
         ),
         (
+            {"engine": "vllm", "vllm_options": '{"seed": 1}'},
+            "The seed of vLLM is gradcurate's own: one that goes on must not repeat numbers; "
+            "--vllm-options has a seed. Use --seed.",
+        ),
+        (
+            {"engine": "openai", "server": "http://localhost:80a0/v1"},
+            "A server's address begins with http:// or https://; 'http://localhost:80a0/v1' was given. "
+            "Write it as in http://localhost:8000/v1.",
+        ),
+        (
+            {"engine": "openai", "server": "http://[::1/v1"},
+            "A server's address begins with http:// or https://; 'http://[::1/v1' was given. "
+            "Write it as in http://localhost:8000/v1.",
+        ),
+        (
             {"vllm_options": "{}"},
             "--vllm-python and --vllm-options are for --engine vllm only; the engine is transformers. "
             "Add --engine vllm, or leave them out.",
@@ -160,6 +176,23 @@ def test_a_server_whose_address_has_no_path_gets_the_usual_one(workspace, answer
         address = server.address.removesuffix("/v1")
         gradcurate.rollout(**{**from_server(workspace, server), "server": address})
     assert len(read_rollouts(RUN)) == 17 * 4
+
+
+def test_what_a_server_answered_is_kept_where_a_reward_stops_the_run(workspace, answer, monkeypatch):
+    """And no server is asked on, once nobody wants its answers."""
+
+    def stop(_self, _requests):
+        raise EngineError("A judge must answer", "it is down", "Start it.")
+
+    with serving(FakeServer(answer)) as server:
+        with monkeypatch.context() as patched, pytest.raises(EngineError, match="A judge must answer"):
+            patched.setattr(RewardPool, "score", stop)
+            gradcurate.score(**from_server(workspace, server))
+        asked = len(server.asked)
+        kept = sum(text.count("token_ids") for text in map(Path.read_text, RUN.rollouts.glob(".*.jsonl")))
+        assert not list(RUN.rollouts.glob("*.parquet"))
+        gradcurate.score(**from_server(workspace, server))
+        assert len(server.asked) == asked + 1 + 17 * 4 - kept
 
 
 def test_where_another_process_samples_the_policy_is_loaded_for_gradients_alone(

@@ -8,9 +8,9 @@ import pytest
 
 import gradcurate
 from gradcurate.errors import NoSignalError, RunDirectoryError, SettingsError
-from gradcurate.results import read_rollouts, read_scores
+from gradcurate.results import read_groups, read_rollouts, read_scores
 from gradcurate.store.run_directory import RunDirectory
-from gradcurate.store.tables import shard_paths
+from gradcurate.store.tables import read_table, shard_paths
 
 REWARDS = '''
 def later(data_source, solution_str, ground_truth, extra_info):
@@ -153,6 +153,46 @@ def test_a_reward_that_raises_costs_its_own_rollouts(finished):
     failing = [row for row in rows if row["completion"][:1].isupper()]
     assert report.failed_rollouts == len(failing) > 0
     assert {row["reward"] for row in failing} == {None}
+
+
+def test_rewards_that_failed_are_given_again_and_so_are_all_with_more_time(finished):
+    Path("flaky.py").write_text(
+        "import pathlib\n"
+        "def reward(data_source, solution_str, ground_truth, extra_info):\n"
+        "    if solution_str[:1].isupper() and not pathlib.Path('mended').exists():\n"
+        "        raise ValueError('down')\n"
+        "    return float(len(solution_str) % 2)\n"
+    )
+    assert gradcurate.reward(FIRST.root, reward="flaky.py:reward").failed_rollouts > 0
+    Path("mended").touch()
+    assert gradcurate.reward(FIRST.root, reward="flaky.py:reward").failed_rollouts == 0
+    before = [path.stat().st_mtime_ns for path in shard_paths(FIRST.rewards)]
+    gradcurate.reward(FIRST.root, reward="flaky.py:reward")
+    assert [path.stat().st_mtime_ns for path in shard_paths(FIRST.rewards)] == before
+    gradcurate.reward(FIRST.root, reward="flaky.py:reward", reward_timeout_seconds=20)
+    assert not set(before) & {path.stat().st_mtime_ns for path in shard_paths(FIRST.rewards)}
+
+
+def test_validation_problems_that_the_direction_is_without_say_so(finished):
+    """And verification holds the run against what it is a run of."""
+    report = gradcurate.reward(FIRST.root, reward="later.py:other")
+    sketched = {
+        row["problem_id"]
+        for path in shard_paths(FIRST.sketches)
+        if path.name.startswith("validation-")
+        for row in read_table(path, ["problem_id"]).to_pylist()
+    }
+    live = [
+        group.problem_id
+        for group in read_groups(FIRST)
+        if (group.split, group.status) == ("validation", "scored")
+    ]
+    assert report.validation_statuses.get("not_sketched", 0) == len(set(live) - sketched)
+    assert report.validation_statuses.get("scored", 0) == len(set(live) & sketched) > 0
+    assert gradcurate.summary(FIRST.root).validation_statuses == report.validation_statuses
+    found = gradcurate.verify(FIRST.root)
+    assert found.direction_error is None
+    assert found.score.rmse < 0.3
 
 
 def test_rollouts_without_sketches_are_rewarded_and_then_scored_with_the_new_rewards(workspace):

@@ -38,7 +38,7 @@ def _show(report: RewardReport) -> None:
     )
     console.print(status_line("pool", report.pool_statuses))
     console.print(status_line("validation", report.validation_statuses))
-    if report.pool_statuses.get("not_sketched"):
+    if "not_sketched" in {*report.pool_statuses, *report.validation_statuses}:
         console.print(
             "not_sketched: a signal since the new rewards, but no sketches yet; score into another --run"
         )

@@ -57,6 +57,7 @@ def show_verification(found: "Verification") -> None:
         table.add_row(name, *numbers, cut(fidelity.worst_problem))
     console.print(table, "")
     console.print(f"rmse of an ideal sketch, 1/sqrt(K={found.sketch_dim}): {found.ideal_rmse:.5f}")
-    console.print(f"relative error of the validation direction: {found.direction_error:.2g}")
+    if found.direction_error is not None:
+        console.print(f"relative error of the validation direction: {found.direction_error:.2g}")
     if found.proxy is not None:
         console.print(f"{found.proxy.model} took {found.proxy.seconds_ratio:.2f} times the policy's time")

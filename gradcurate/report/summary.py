@@ -83,6 +83,7 @@ def summarise(
     run: str,
     problems: Sequence[Problem],
     groups: Iterable[Group],
+    validation_statuses: Mapping[str, int],
     scores: Sequence[Mapping[str, Any]],
     bad_rows: int,
     checks: Checks,
@@ -95,6 +96,7 @@ def summarise(
         run: The run directory.
         problems: Pool and validation.
         groups: Their rewards.
+        validation_statuses: Validation problems by status.
         scores: The rows of ``scores.parquet``, best first.
         bad_rows: How many rows of the files were set aside.
         checks: What the run checked of itself.
@@ -111,7 +113,7 @@ def summarise(
     return Summary(
         run=run,
         pool_statuses=dict(Counter(row["status"] for row in scores)),
-        validation_statuses=dict(Counter(group.status for group in groups if group.split == "validation")),
+        validation_statuses=validation_statuses,
         bad_rows=bad_rows,
         failed_rollouts=sum(group.failed for group in groups),
         pass_rates=_pass_rates(scores),

@@ -16,13 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar, final
 
-from gradcurate.errors import EngineError, RewardError
+from gradcurate.errors import EngineError, GradcurateError, RewardError, SettingsError
 from gradcurate.rewards.process import START_LIMIT_SECONDS, WorkerProcess
 from gradcurate.rewards.request import RewardOutcome, RewardRequest, failed
 from gradcurate.rewards.spec import RewardSpec
 
 LONGEST_WAIT_SECONDS = 0.5
 """After which the thread that scores looks whether another one has closed the pool."""
+
+STOPS: dict[str, type[GradcurateError]] = {kind.__name__: kind for kind in (EngineError, SettingsError)}
+"""What a worker says of a judge, which ends the run and not a rollout."""
 
 Result = TypeVar("Result")
 
@@ -63,6 +66,7 @@ class RewardPool:
         Raises:
             RewardError: If a replaced worker cannot load the reward any more.
             EngineError: If a judge does not answer, or its budget is spent.
+            SettingsError: If its server has no such model.
             ValueError: If the pool is closed.
         """
         if not self._workers:
@@ -150,7 +154,7 @@ class RewardPool:
         if "error" in message:
             raise RewardError(**message["error"])
         if "stop" in message:
-            raise EngineError(**message["stop"])
+            raise STOPS[message["stop"].pop("kind")](**message["stop"])
         position = worker.position
         worker.rest()
         return {} if position is None else {position: RewardOutcome(**message)}

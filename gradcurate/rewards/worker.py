@@ -18,7 +18,7 @@ import sys
 from dataclasses import asdict
 from typing import TextIO
 
-from gradcurate.errors import EngineError, GradcurateError, InputError
+from gradcurate.errors import EngineError, GradcurateError, InputError, SettingsError
 from gradcurate.rewards.loading import Reward, load_rewards
 from gradcurate.rewards.request import RewardRequest, failed
 from gradcurate.rewards.spec import RewardSpec
@@ -56,8 +56,11 @@ def answer_to(line: str, reward: Reward) -> str:
     try:
         request = RewardRequest(**json.loads(line))
         return json.dumps(asdict(reward(request)))
-    except EngineError as error:  # a judge that does not answer: no fault of the rollout
-        return json.dumps({"stop": _parts(error)})
+    except (
+        EngineError,
+        SettingsError,
+    ) as error:  # a judge that does not answer, or is none: no rollout's fault
+        return json.dumps({"stop": {"kind": type(error).__name__, **_parts(error)}})
     except BaseException as error:  # noqa: BLE001 - any exception, SystemExit too, costs one rollout, not the run
         return json.dumps(asdict(failed(storable(f"{type(error).__name__}: {error}"))))
 

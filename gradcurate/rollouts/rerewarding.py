@@ -1,7 +1,8 @@
 """Rewarding the rollouts of a run again: nothing is sampled, and no rollout's row is touched.
 
 For each shard of ``rollouts/`` one of the same name and order goes to ``rewards/``, whose rewards stand for
-those that the rollouts were sampled with. A shard that these very rewards have made is not made again.
+those that the rollouts were sampled with. A shard that these very rewards have made is made again only if
+some have failed.
 """
 
 import json
@@ -53,7 +54,9 @@ def run_rerewarding(stage: RerewardingStage, progress: Progress) -> None:
 
 
 def _is_done(stage: RerewardingStage, path: Path) -> bool:
-    return path.exists() and read_fingerprint(path) == dict(stage.fingerprint)
+    if not path.exists() or read_fingerprint(path) != dict(stage.fingerprint):
+        return False
+    return not read_table(path, ["reward"])["reward"].null_count
 
 
 def _answer(tokenizer: Any, row: dict[str, Any]) -> Answer:

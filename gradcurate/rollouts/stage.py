@@ -5,8 +5,9 @@ whose shard is absent.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,11 @@ def run_rollouts(stage: RolloutStage, batches: Sequence[Batch], name: str, progr
     """Sample and reward every batch whose shard is absent."""
     owed = [batch for batch in batches if not shard_path(stage.folder, batch).exists()]
     total, owing = (sum(len(batch) for batch in some) * stage.settings.rollouts for some in (batches, owed))
-    with progress.task(name, total=total, done=total - owing, unit="rollouts") as task:
-        for batch, answers, outcomes in _rewarded_while_sampling(stage, owed):
+    with (
+        progress.task(name, total=total, done=total - owing, unit="rollouts") as task,
+        closing(_rewarded_while_sampling(stage, owed)) as rewarded,
+    ):
+        for batch, answers, outcomes in rewarded:
             table = _table(stage, answers, outcomes)
             write_table(shard_path(stage.folder, batch), table, "rollouts", stage.fingerprint)
             stage.engine.committed(batch)
@@ -60,16 +64,17 @@ def run_rollouts(stage: RolloutStage, batches: Sequence[Batch], name: str, progr
 
 def _rewarded_while_sampling(
     stage: RolloutStage, batches: Sequence[Batch]
-) -> Iterator[tuple[Batch, list[Answer], list[RewardOutcome]]]:
+) -> Generator[tuple[Batch, list[Answer], list[RewardOutcome]], None, None]:
     """Sample each batch while the one before it is rewarded, in a thread that waits for the workers."""
     rewarding = ThreadPoolExecutor(max_workers=1)
     pending: tuple[Batch, list[Answer], Future[list[RewardOutcome]]] | None = None
     try:
-        for batch, completions in stage.engine.sample(batches):
-            answers = _answers(stage, batch, completions)
-            if pending:
-                yield pending[0], pending[1], pending[2].result()
-            pending = batch, answers, rewarding.submit(stage.reward, answers)
+        with closing(stage.engine.sample(batches)) as sampled:
+            for batch, completions in sampled:
+                answers = _answers(stage, batch, completions)
+                if pending:
+                    yield pending[0], pending[1], pending[2].result()
+                pending = batch, answers, rewarding.submit(stage.reward, answers)
         if pending:
             yield pending[0], pending[1], pending[2].result()
     finally:

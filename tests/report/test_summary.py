@@ -37,11 +37,12 @@ def group(problem_id, rewards, split="pool", failed=0):
     return Group(problem_id, split, numbers, np.array(rewards, float), numbers + 1, failed)
 
 
+STATUSES = {"all_correct": 1, "failed": 1}
 CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156, None)
 
 
 def summarised(scores, problems, groups=(), columns=(), shown=10):
-    return summarise("runs/1", problems, groups, scores, 0, CHECKS, columns, shown)
+    return summarise("runs/1", problems, groups, STATUSES, scores, 0, CHECKS, columns, shown)
 
 
 FOUR = [
@@ -130,5 +131,5 @@ def test_problems_are_counted_by_split_and_status():
     ]
     summary = summarised(FOUR, four_problems(), groups)
     assert summary.pool_statuses == {"scored": 3, "no_gradient": 1}  # rewards alone do not tell
-    assert summary.validation_statuses == {"all_correct": 1, "failed": 1}
+    assert summary.validation_statuses == STATUSES
     assert summary.failed_rollouts == 3

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any, final
 
 from gradcurate.cache import cache_directory
-from gradcurate.errors import EngineError
+from gradcurate.errors import EngineError, first_line
 from gradcurate.rewards.judges.judge import Judge, read_judge
 from gradcurate.rewards.judges.replies import Replies
 from gradcurate.rewards.request import RewardRequest
 from gradcurate.rewards.spec import RewardSpec
-from gradcurate.servers import choose_model, client_options, import_openai, server_errors
+from gradcurate.servers import choose_model, client_options, import_openai, listing_models, server_errors
 
 SHARE_OF_TIME = 0.8
 """Of a reward call's time that a judge may take, all repetitions included: the call itself ends in time."""
 
 DEFAULT_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
+SHORTEST_SECONDS = 0.05
 KEPT_CHARACTERS = 2000
 
 
@@ -93,14 +94,18 @@ class _Bench:
         """Ask until there is a reply, as long as time is left."""
         openai, deadline = import_openai(), time.monotonic() + self._seconds
         while True:
-            left = deadline - time.monotonic()
             try:
+                model = self._model
+                left = max(SHORTEST_SECONDS, deadline - time.monotonic())
                 answer = self._client.with_options(timeout=left).chat.completions.create(
-                    model=self._model,
+                    model=model,
                     messages=[{"role": "user", "content": question}],
                     max_tokens=self._judge.max_tokens,
                     temperature=self._judge.temperature,
                 )
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                # Too long, or filtered: of this question alone.
+                raise ValueError(f"the judge refuses the question: {first_line(error)}") from error
             except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError):
                 if time.monotonic() + PAUSE_SECONDS >= deadline:
                     raise
@@ -114,5 +119,6 @@ class _Bench:
 
     @cached_property
     def _model(self) -> str:
-        served = [model.id for model in self._client.models.list()]
+        with listing_models(self._judge.server):
+            served = [model.id for model in self._client.models.list()]
         return choose_model(served, self._judge.model, f"model of {self._path}")

@@ -60,13 +60,13 @@ class Judge:
 
     @property
     def digest(self) -> str:
-        """Return a hash of what rewards depend on: not of where the judge is, nor of its budget."""
-        return _digest(self, without=("server", "budget"))
+        """Return a hash of what rewards depend on: not of where a named judge is, nor of its budget."""
+        return _digest(self, without=("budget",))
 
     @property
     def question_digest(self) -> str:
         """Return a hash of what replies depend on: not of how they are read, either."""
-        return _digest(self, without=("server", "budget", "pattern", "scores", "divide_by"))
+        return _digest(self, without=("budget", "pattern", "scores", "divide_by"))
 
     def question(self, **values: Any) -> str:
         """Return what the judge is asked; values are those of `NAMES`."""
@@ -91,6 +91,8 @@ class Judge:
 
 
 def _digest(judge: Judge, without: tuple[str, ...]) -> str:
+    if judge.model is not None:  # else only the server tells who judges
+        without = (*without, "server")
     fields = {name: value for name, value in asdict(judge).items() if name not in without}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

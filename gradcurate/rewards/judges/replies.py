@@ -41,7 +41,7 @@ class Replies:
 
     def keep(self, question: str, reply: str) -> None:
         """Keep a reply that was reserved."""
-        self._connection.execute("UPDATE replies SET reply = ? WHERE question = ?", [reply, question])
+        self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", [question, reply])
 
     def release(self, question: str) -> None:
         """Give up the room of a reply that did not come."""

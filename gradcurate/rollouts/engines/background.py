@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ class _End:
 
 def in_background(
     produce: Callable[[Callable[[Result], None]], None], stop: Callable[[], None]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Call ``produce(deliver)`` in a thread of its own, and yield what it delivers.
 
     Args:

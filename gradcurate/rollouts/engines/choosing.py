@@ -47,7 +47,12 @@ def require_engine(settings: Settings) -> None:
 
 
 def _require_vllm(settings: Settings) -> None:
-    settings.vllm_keywords  # noqa: B018 - raises where they are malformed
+    if "seed" in settings.vllm_keywords:
+        raise SettingsError(
+            "The seed of vLLM is gradcurate's own: one that goes on must not repeat numbers",
+            "--vllm-options has a seed",
+            "Use --seed.",
+        )
     python, found = settings.vllm_python, importlib.util.find_spec("vllm")
     if python is None:  # a mere folder of that name has no origin
         missing = (found is None or found.origin is None) and "this Python has no package vllm"
@@ -65,7 +70,9 @@ def engine_for(settings: Settings, inputs: Inputs, run: RunDirectory, policy: Ca
     """Return the engine of a run; nothing of it is started yet."""
     if settings.engine == "transformers":
         return TransformersEngine(policy, settings)
-    journal = Journal(run.rollouts, digest(dict(inputs.fingerprints["rollouts"])))
+    of_rollouts = inputs.fingerprints["rollouts"]
+    of_completions = {key: value for key, value in of_rollouts.items() if not key.startswith("reward")}
+    journal = Journal(run.rollouts, digest(of_completions))
     if settings.engine == "openai":
         return ServerEngine(settings, inputs.tokenizer, inputs.stop_token_ids, journal)
     longest = max(len(problem.prompt_token_ids) for problem in inputs.prompted)

@@ -6,20 +6,24 @@ shard is written. Lines begin with the line break: one that a crash cut short sp
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import final
 
 from gradcurate.errors import EngineError
 from gradcurate.rollouts.batches import Batch, shard_path
+from gradcurate.rollouts.engines.background import in_background
 from gradcurate.rollouts.rollout import Completion, PromptedProblem
 
 Request = tuple[PromptedProblem, int]
 """A problem, and which of its rollouts is asked for."""
 
-Stream = Callable[[Sequence[Request]], Iterator[tuple[Request, Completion]]]
-"""Completions of requests, each as soon as it is there."""
+Keep = Callable[[Request, Completion], None]
+"""What a completion is given to as soon as it is there."""
+
+Stream = Callable[[Sequence[Request], Keep], None]
+"""Asks for completions, and returns when all have come."""
 
 
 @final
@@ -50,6 +54,13 @@ class Journal:
         with path.open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(record))
 
+    def tidy(self) -> None:
+        """Remove what is of no use: completions of other settings, or of a shard that is written."""
+        for path in self._folder.glob(".*.jsonl"):
+            stem, _, digest = path.stem[1:].rpartition(".")
+            if digest != self._digest or (self._folder / f"{stem}.parquet").exists():
+                path.unlink()
+
     def remove(self, batch: Batch) -> None:
         """Forget a batch whose shard is written."""
         self._path_of(batch).unlink(missing_ok=True)
@@ -71,13 +82,21 @@ def _parsed(line: str, by_id: dict[str, PromptedProblem]) -> tuple[Request, Comp
 
 
 def complete_batches(
-    batches: Sequence[Batch], group: int, journal: Journal, stream: Stream
-) -> Iterator[tuple[Batch, list[Completion]]]:
+    batches: Sequence[Batch], group: int, journal: Journal, stream: Stream, stop: Callable[[], None]
+) -> Generator[tuple[Batch, list[Completion]], None, None]:
     """Yield each batch when its last completion has come, going on from what the journal has.
+
+    Args:
+        batches: What is asked.
+        group: Rollouts a problem.
+        journal: Keeps a completion when it comes, whatever the consumer is doing.
+        stream: Asks for what the journal lacks.
+        stop: Makes the stream end.
 
     Raises:
         EngineError: From the stream, with how many rollouts are kept.
     """
+    journal.tidy()
     wanted = {batch: [(p, rollout) for p in batch for rollout in range(group)] for batch in batches}
     found = {batch: journal.read(batch) for batch in batches}
     batch_of = {request: batch for batch, requests in wanted.items() for request in requests}
@@ -87,10 +106,17 @@ def complete_batches(
         r for batch, requests in wanted.items() if batch in found for r in requests if r not in found[batch]
     ]
     kept = len(batch_of) - len(owed)
+
+    def produce(deliver: Callable[[tuple[Request, Completion]], None]) -> None:
+        def keep(request: Request, completion: Completion) -> None:
+            journal.append(batch_of[request], request, completion)
+            deliver((request, completion))
+
+        stream(owed, keep)
+
     try:
-        for request, completion in stream(owed) if owed else ():
+        for request, completion in in_background(produce, stop) if owed else ():
             batch = batch_of[request]
-            journal.append(batch, request, completion)
             kept += 1
             found[batch][request] = completion
             if len(found[batch]) == len(wanted[batch]):

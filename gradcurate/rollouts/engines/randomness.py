@@ -2,10 +2,11 @@
 
 Each sampled token uses up one uniform number of its rollout's own stream. So a rollout does not
 depend on its batch, on the order of problems, or on where a run was interrupted. An engine that draws
-its own numbers is seeded with the first rollout that it samples.
+its own numbers is seeded with all rollouts that it is asked for.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,9 +18,12 @@ def rollout_uniforms(seed: int, problem_id: str, rollout: int, tokens: int) -> F
     return np.random.Generator(np.random.Philox(key=key)).random(tokens, dtype=np.float32)
 
 
-def rollout_seed(seed: int, problem_id: str, rollout: int) -> int:
-    """Return the seed, below 2^31, of an engine that draws a rollout's numbers itself."""
-    return int.from_bytes(_key(seed, problem_id, rollout)[:4], "little") >> 1
+def seed_of_all(seed: int, rollouts: Iterable[tuple[str, int]]) -> int:
+    """Return the seed, below 2^31, of an engine that draws the numbers of these rollouts itself."""
+    key = hashlib.blake2b(str(seed).encode(), digest_size=4)
+    for problem_id, rollout in rollouts:
+        key.update(f"/{problem_id}/{rollout}".encode())
+    return int.from_bytes(key.digest(), "little") >> 1
 
 
 def _key(seed: int, problem_id: str, rollout: int) -> bytes:

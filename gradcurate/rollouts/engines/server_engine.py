@@ -13,23 +13,20 @@ while the server is down or busy.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, final
 
 from gradcurate.config import Settings
 from gradcurate.errors import EngineError
 from gradcurate.policies.stop_tokens import end_token_id
 from gradcurate.rollouts.batches import Batch
-from gradcurate.rollouts.engines.background import in_background
 from gradcurate.rollouts.engines.engine import Engine
-from gradcurate.rollouts.engines.journal import Journal, Request, complete_batches
+from gradcurate.rollouts.engines.journal import Journal, Keep, Request, complete_batches
 from gradcurate.rollouts.rollout import Completion, FinishReason
-from gradcurate.servers import choose_model, client_options, import_openai, server_errors
+from gradcurate.servers import choose_model, client_options, import_openai, listing_models, server_errors
 
 NEUTRAL = {"return_token_ids": True, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Fields of vLLM's and SGLang's own: tell the tokens, and sample from the policy as it is."""
-
-Deliver = Callable[[tuple[Request, Completion]], None]
 
 
 def _only_choice(address: str, response: Any) -> Any:
@@ -60,28 +57,26 @@ class ServerEngine(Engine):
         self._settings, self._tokenizer, self._journal = settings, tokenizer, journal
         self._stop_token_ids, self._address = stop_token_ids, settings.server or ""
 
-    def sample(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[Completion]]]:
+    def sample(self, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Completion]], None, None]:
         """Yield each batch when its last rollout has ended."""
-        return complete_batches(batches, self._settings.rollouts, self._journal, self._stream)
-
-    def committed(self, batch: Batch) -> None:
-        """Remove what was kept of a batch."""
-        self._journal.remove(batch)
-
-    def _stream(self, asked: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         loop = asyncio.new_event_loop()
 
-        def produce(deliver: Deliver) -> None:
+        def stream(asked: Sequence[Request], keep: Keep) -> None:
             with contextlib.closing(loop):
-                loop.run_until_complete(self._ask_all(asked, deliver))
+                loop.run_until_complete(self._ask_all(asked, keep))
 
         def stop() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
-        return in_background(produce, stop)
+        with contextlib.closing(loop):
+            yield from complete_batches(batches, self._settings.rollouts, self._journal, stream, stop)
 
-    async def _ask_all(self, asked: Sequence[Request], deliver: Deliver) -> None:
+    def committed(self, batch: Batch) -> None:
+        """Remove what was kept of a batch."""
+        self._journal.remove(batch)
+
+    async def _ask_all(self, asked: Sequence[Request], keep: Keep) -> None:
         """Keep ``server_concurrency`` requests under way until all are answered."""
         openai, settings, left = import_openai(), self._settings, iter(asked)
         options = client_options(self._address, settings.server_timeout_seconds, settings.server_retries)
@@ -91,7 +86,7 @@ class ServerEngine(Engine):
 
                 async def work() -> None:
                     for request in left:
-                        deliver((request, await ask(request)))
+                        keep(request, await ask(request))
 
                 for _ in range(settings.server_concurrency):
                     tasks.create_task(work())
@@ -99,7 +94,8 @@ class ServerEngine(Engine):
     async def _asker(self, client: Any, first: Request) -> Callable[[Request], Awaitable[Completion]]:
         """Find out the model's name, and whether the server takes what is not OpenAI's own."""
         openai, settings = import_openai(), self._settings
-        served = [model.id async for model in client.models.list()]
+        with listing_models(self._address):
+            served = [model.id async for model in client.models.list()]
         model = choose_model(served, settings.server_model, "--server-model")
         extras = {**NEUTRAL, "stop_token_ids": sorted(self._stop_token_ids)}
         try:

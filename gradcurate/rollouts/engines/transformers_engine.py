@@ -7,7 +7,7 @@ finished rows to the end.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -39,7 +39,7 @@ class TransformersEngine(Engine):
     def __init__(self, policy: Callable[[], Policy], settings: Settings) -> None:
         self._policy, self._settings = policy, settings
 
-    def sample(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[Completion]]]:
+    def sample(self, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Completion]], None, None]:
         """Yield the batches in their order."""
         settings = self._settings
         for batch in batches:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, final
@@ -24,10 +24,9 @@ from gradcurate.config import Settings
 from gradcurate.errors import EngineError
 from gradcurate.policies.checkpoints import ADAPTER_CONFIG, Checkpoint
 from gradcurate.rollouts.batches import Batch
-from gradcurate.rollouts.engines.background import in_background
 from gradcurate.rollouts.engines.engine import Engine
-from gradcurate.rollouts.engines.journal import Journal, Request, complete_batches
-from gradcurate.rollouts.engines.randomness import rollout_seed
+from gradcurate.rollouts.engines.journal import Journal, Keep, Request, complete_batches
+from gradcurate.rollouts.engines.randomness import seed_of_all
 from gradcurate.rollouts.rollout import Completion
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
@@ -65,9 +64,11 @@ class VllmEngine(Engine):
         }
         self._worker: _Worker | None = None
 
-    def sample(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[Completion]]]:
+    def sample(self, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Completion]], None, None]:
         """Yield each batch when its last rollout has ended."""
-        return complete_batches(batches, self._settings.rollouts, self._journal, self._stream)
+        return complete_batches(
+            batches, self._settings.rollouts, self._journal, self._stream, stop=self.close
+        )
 
     def committed(self, batch: Batch) -> None:
         """Remove what was kept of a batch."""
@@ -79,25 +80,25 @@ class VllmEngine(Engine):
             self._worker.kill()
             self._worker = None
 
-    def _stream(self, asked: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
-        worker = self._worker = self._worker or self._start(asked[0])
+    def _stream(self, asked: Sequence[Request], keep: Keep) -> None:
+        worker = self._worker = self._worker or self._start(asked)
         problems = [(problem, [r for _, r in of]) for problem, of in groupby(asked, lambda r: r[0])]
         questions = [
             {"prompt_token_ids": problem.prompt_token_ids, "rollouts": rollouts}
             for problem, rollouts in problems
         ]
-        for answer in worker.answers(questions):
-            completion = Completion(
-                token_ids=tuple(answer["token_ids"]),
-                logprobs=answer["logprobs"] and tuple(answer["logprobs"]),
-                finish_reason="stop" if answer["finish_reason"] == "stop" else "length",
-            )
-            yield (problems[answer["problem"]][0], answer["rollout"]), completion
+        with contextlib.closing(worker.answers(questions)) as answers:
+            for answer in answers:
+                completion = Completion(
+                    token_ids=tuple(answer["token_ids"]),
+                    logprobs=answer["logprobs"] and tuple(answer["logprobs"]),
+                    finish_reason="stop" if answer["finish_reason"] == "stop" else "length",
+                )
+                keep((problems[answer["problem"]][0], answer["rollout"]), completion)
 
-    def _start(self, first: Request) -> "_Worker":
-        """Start the process, with a seed that no process which has sampled other rollouts has had."""
-        problem, rollout = first
-        seed = rollout_seed(self._settings.seed, problem.problem_id, rollout)
+    def _start(self, asked: Sequence[Request]) -> "_Worker":
+        """Start the process, with a seed of all that is owed: one that goes on repeats no numbers."""
+        seed = seed_of_all(self._settings.seed, [(problem.problem_id, rollout) for problem, rollout in asked])
         config = {**self._config, "engine": {"seed": seed, **self._config["engine"]}}
         return _Worker(self._settings.vllm_python or sys.executable, config, self._log)
 
@@ -154,7 +155,7 @@ class _Worker:
         os.close(writing)
         self._answers: IO[str] = os.fdopen(reading, encoding="utf-8")
 
-    def answers(self, questions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def answers(self, questions: Sequence[dict[str, Any]]) -> Generator[dict[str, Any], None, None]:
         """Yield the answers to all questions, as they come.
 
         Raises:
@@ -166,7 +167,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it died: the end of its answers tells
             self._process.stdin.write(f"{file}\n".encode())
             self._process.stdin.flush()
-        return in_background(self._read, stop=self.kill)
+        return self._read()
 
     def kill(self) -> None:
         """End the process and all that it started, and remove its files; harmless when done twice."""
@@ -180,12 +181,12 @@ class _Worker:
             self._process.stdin.close()
         self._files.cleanup()
 
-    def _read(self, deliver: Callable[[dict[str, Any]], None]) -> None:
+    def _read(self) -> Generator[dict[str, Any], None, None]:
         with self._reading:
             for line in self._answers:
                 message = json.loads(line)
                 if message:
-                    deliver(message)
+                    yield message
                 elif self._started:
                     return
                 self._started = True

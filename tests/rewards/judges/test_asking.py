@@ -7,7 +7,7 @@ import pytest
 
 import gradcurate
 from fake_openai_server import FakeServer, chat_reply, refusal, serving
-from gradcurate.errors import EngineError, RewardError
+from gradcurate.errors import EngineError, RewardError, SettingsError
 from gradcurate.rewards import RewardPool, RewardRequest, RewardSpec, load_rewards
 from gradcurate.rewards.judges.replies import Replies
 
@@ -23,6 +23,7 @@ def write_judge(path, server, **lines):
         "template": "'{{ prompt }} | {{ response }} | {{ answer }}'",
         "pattern": "'(right|wrong)'",
         "scores": "{ right = 1, wrong = 0 }",
+        "model": "'policy'",
     }
     path.write_text("\n".join(f"{name} = {value}" for name, value in {**fields, **lines}.items()))
     return str(path)
@@ -85,6 +86,40 @@ def test_a_reply_without_a_verdict_costs_its_rollout_alone(tmp_path):
     assert bad.reward is None
     assert bad.detail["error"] == "ValueError: the judge's reply has no match of '(right|wrong)': ''"
     assert good.reward == 1.0
+
+
+def test_a_question_that_the_judge_refuses_costs_its_rollout_alone(tmp_path):
+    def answer(body):
+        return refusal(400, "too long") if "| 5 |" in body["messages"][0]["content"] else parity(body)
+
+    with serving(FakeServer(answer)) as server:
+        judge = write_judge(tmp_path / "judge.toml", server)
+        with RewardPool(RewardSpec([judge], timeout_seconds=20), workers=1, timeout_seconds=20) as pool:
+            bad, good = pool.score([request("5"), request("4")])
+    assert bad.detail["error"] == "ValueError: the judge refuses the question: Error code: 400 - too long"
+    assert (bad.reward, good.reward) == (None, 1.0)
+
+
+def test_a_judge_that_is_not_served_stops_the_run(tmp_path):
+    with serving(FakeServer(parity)) as server:
+        judge = write_judge(tmp_path / "judge.toml", server, model="'polcy'")
+        with (
+            RewardPool(RewardSpec([judge], timeout_seconds=20), workers=1, timeout_seconds=20) as pool,
+            pytest.raises(SettingsError) as caught,
+        ):
+            pool.score([request("4")])
+    assert str(caught.value) == (
+        f"model of {judge} must name a model of the server; 'polcy' is none. Did you mean 'policy'?"
+    )
+
+
+def test_another_judge_at_another_address_is_asked_itself(tmp_path):
+    for verdict, reward in (("right", 1.0), ("wrong", 0.0)):
+        with serving(FakeServer(lambda _, verdict=verdict: chat_reply(verdict))) as server:
+            judge = write_judge(tmp_path / "judge.toml", server)
+            text = Path(judge).read_text().replace("model = 'policy'", "")
+            Path(judge).write_text(text)
+            assert load_rewards(RewardSpec([judge]))(request("4")).reward == reward
 
 
 def test_a_busy_judge_is_asked_again(tmp_path):

@@ -1,5 +1,6 @@
 """What a judge's file may say, and what a reply means."""
 
+import functools
 import re
 
 import pytest
@@ -103,8 +104,15 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         read_judge(tmp_path / "none.toml")
 
 
+def test_a_judge_without_a_name_is_another_at_another_address(judge):
+    elsewhere = judge(server="'http://other/v1'")
+    assert elsewhere.digest != judge().digest
+    assert elsewhere.question_digest != judge().question_digest
+
+
 def test_rewards_depend_on_the_question_and_its_reading_alone(judge):
-    first = judge()
+    first = judge(model="'n'")
+    judge = functools.partial(judge, model="'n'")
     for elsewhere in ({"server": "'http://other/v1'"}, {"budget": "5"}):
         assert judge(**elsewhere).digest == first.digest
     for other in ({"pattern": "'yes|no'"}, {"divide_by": "2"}):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradcurate.rollouts.engines.randomness import rollout_uniforms
+from gradcurate.rollouts.engines.randomness import rollout_uniforms, seed_of_all
 
 STREAM = [0.7158221006393433, 0.8504186272621155, 0.9322851300239563, 0.812292754650116]
 
@@ -41,3 +41,11 @@ def test_global_random_state_plays_no_part():
 def test_they_are_uniform():
     counts, _ = np.histogram(rollout_uniforms(0, "a", 0, 100_000), bins=10, range=(0, 1))
     assert abs(counts - 10_000).max() < 400  # standard deviation 95
+
+
+def test_an_engine_s_seed_is_of_all_that_it_is_asked_for():
+    asked = [("a", 0), ("a", 1), ("b", 0)]
+    assert seed_of_all(0, asked) == seed_of_all(0, asked)
+    others = [seed_of_all(1, asked), seed_of_all(0, asked[1:]), seed_of_all(0, asked[:2]), seed_of_all(0, [])]
+    assert len({seed_of_all(0, asked), *others}) == 5
+    assert all(0 <= seed < 2**31 for seed in others)

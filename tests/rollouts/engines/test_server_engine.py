@@ -206,6 +206,16 @@ def test_an_answer_without_a_choice_is_refused(sample):
     )
 
 
+def test_an_address_of_something_else_is_named(sample):
+    class Page(FakeServer):
+        def serve(self, path, body):
+            return 200, "a web page"
+
+    with serving(Page(echo)) as server, pytest.raises(EngineError) as caught:
+        sample(server)
+    assert caught.value.expected == f"The server {server.address} must list its models at /models"
+
+
 @pytest.mark.parametrize(
     ("models", "wanted", "message"),
     [

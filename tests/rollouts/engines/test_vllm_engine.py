@@ -64,6 +64,10 @@ def expected(logprobs=(-0.5, -0.5)):
     }
 
 
+def journal_of(tmp_path):
+    return Journal(tmp_path / "rollouts", "digest")
+
+
 def options(tmp_path):
     return ast.literal_eval(re.search(r"options (\{.*\})", (tmp_path / "vllm.log").read_text()).group(1))
 
@@ -152,9 +156,12 @@ def test_one_that_dies_costs_nothing_that_it_has_answered(engine_of, tmp_path, m
         "--vllm-python where. The same command then goes on from there."
     )
     first = options(tmp_path)["seed"]
+    assert journal_of(tmp_path).read(
+        BATCHES[0]
+    )  # kept, and the first rollout of the first problem is owed still
     monkeypatch.setenv("FAKE_VLLM", "die 11")  # 11 are left: it is not asked for more
     assert dict(engine_of().sample(BATCHES)) == expected()
-    assert options(tmp_path)["seed"] == first  # the first rollout of the first problem is owed still
+    assert options(tmp_path)["seed"] != first  # the numbers of those that are kept
 
 
 def test_one_that_does_not_start_says_why(engine_of, monkeypatch):
