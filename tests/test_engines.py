@@ -185,9 +185,10 @@ def test_what_a_server_answered_is_kept_where_a_reward_stops_the_run(workspace, 
         raise EngineError("A judge must answer", "it is down", "Start it.")
 
     with serving(FakeServer(answer)) as server:
-        with monkeypatch.context() as patched, pytest.raises(EngineError, match="A judge must answer"):
+        with monkeypatch.context() as patched:
             patched.setattr(RewardPool, "score", stop)
-            gradcurate.score(**from_server(workspace, server))
+            with pytest.raises(EngineError, match="A judge must answer"):
+                gradcurate.score(**from_server(workspace, server))
         asked = len(server.asked)
         kept = sum(text.count("token_ids") for text in map(Path.read_text, RUN.rollouts.glob(".*.jsonl")))
         assert not list(RUN.rollouts.glob("*.parquet"))

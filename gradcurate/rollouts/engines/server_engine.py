@@ -13,7 +13,8 @@ while the server is down or busy.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Generator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from typing import Any, final
 
 from gradcurate.config import Settings
@@ -41,6 +42,33 @@ def _only_choice(address: str, response: Any) -> Any:
 
 
 @final
+class _Asking:
+    """Requests under way, which another thread can stop; what is open is then closed in order."""
+
+    def __init__(self) -> None:
+        self._begun, self._workers = threading.Event(), list[asyncio.Task[None]]()
+
+    def begin(self, workers: list[asyncio.Task[None]]) -> None:
+        self._workers = workers
+        self._begun.set()
+
+    @contextlib.contextmanager
+    def begun_at_last(self) -> Iterator[None]:
+        """Let nobody wait for workers that never began."""
+        try:
+            yield
+        finally:
+            self._begun.set()
+
+    def stop(self) -> None:
+        """Cancel the workers, and not the task that waits for them and closes the client."""
+        self._begun.wait()
+        for worker in self._workers:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: all have ended
+                worker.get_loop().call_soon_threadsafe(worker.cancel)
+
+
+@final
 class ServerEngine(Engine):
     """An OpenAI-compatible server that serves the policy.
 
@@ -59,28 +87,24 @@ class ServerEngine(Engine):
 
     def sample(self, batches: Sequence[Batch]) -> Generator[tuple[Batch, list[Completion]], None, None]:
         """Yield each batch when its last rollout has ended."""
-        loop = asyncio.new_event_loop()
-
-        def stream(asked: Sequence[Request], keep: Keep) -> None:
-            with contextlib.closing(loop):
-                loop.run_until_complete(self._ask_all(asked, keep))
-
-        def stop() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
-                loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
-
-        with contextlib.closing(loop):
-            yield from complete_batches(batches, self._settings.rollouts, self._journal, stream, stop)
+        asking = _Asking()
+        return complete_batches(
+            batches,
+            self._settings.rollouts,
+            self._journal,
+            stream=lambda asked, keep: asyncio.run(self._ask_all(asked, keep, asking)),
+            stop=asking.stop,
+        )
 
     def committed(self, batch: Batch) -> None:
         """Remove what was kept of a batch."""
         self._journal.remove(batch)
 
-    async def _ask_all(self, asked: Sequence[Request], keep: Keep) -> None:
+    async def _ask_all(self, asked: Sequence[Request], keep: Keep, asking: "_Asking") -> None:
         """Keep ``server_concurrency`` requests under way until all are answered."""
         openai, settings, left = import_openai(), self._settings, iter(asked)
         options = client_options(self._address, settings.server_timeout_seconds, settings.server_retries)
-        with server_errors(self._address):
+        with server_errors(self._address), asking.begun_at_last():
             async with openai.AsyncOpenAI(**options) as client, asyncio.TaskGroup() as tasks:
                 ask = await self._asker(client, asked[0])
 
@@ -88,8 +112,7 @@ class ServerEngine(Engine):
                     for request in left:
                         keep(request, await ask(request))
 
-                for _ in range(settings.server_concurrency):
-                    tasks.create_task(work())
+                asking.begin([tasks.create_task(work()) for _ in range(settings.server_concurrency)])
 
     async def _asker(self, client: Any, first: Request) -> Callable[[Request], Awaitable[Completion]]:
         """Find out the model's name, and whether the server takes what is not OpenAI's own."""

@@ -156,9 +156,7 @@ def test_one_that_dies_costs_nothing_that_it_has_answered(engine_of, tmp_path, m
         "--vllm-python where. The same command then goes on from there."
     )
     first = options(tmp_path)["seed"]
-    assert journal_of(tmp_path).read(
-        BATCHES[0]
-    )  # kept, and the first rollout of the first problem is owed still
+    assert (PROBLEMS[0], 0) not in journal_of(tmp_path).read(BATCHES[0])  # the first is owed still
     monkeypatch.setenv("FAKE_VLLM", "die 11")  # 11 are left: it is not asked for more
     assert dict(engine_of().sample(BATCHES)) == expected()
     assert options(tmp_path)["seed"] != first  # the numbers of those that are kept
