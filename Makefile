@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/arithmetic
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-vllm lint verify-demo bench-sketch bench-engines clean
+.PHONY: demo test test-vllm lint verify-demo bench-scores bench-sketch bench-engines clean
 
 demo: $(VENV)/.runtime ## rank 120 problems with a real model, and write the best 20 for TRL
 	$(BIN)/gradcurate score --config examples/arithmetic/gradcurate.toml --run $(RUN)
@@ -23,15 +23,20 @@ lint: $(VENV)/.development ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-verify-demo: demo ## the demo's scores against exact gradients
+verify-demo: demo ## the demo's scores against exact gradients; the gate on it and on one that is too hard
 	$(BIN)/python benchmarks/fidelity.py --run $(RUN) --problems 40
+	$(BIN)/python benchmarks/gate.py --run $(RUN)
 
-bench-sketch: demo $(VENV)-bergson/.installed ## every table of docs/benchmarks.md, in about an hour
+bench-scores: $(VENV)/.development ## the tables of docs/reliability.md
+	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/scores.py
+
+bench-sketch: $(VENV)/.development $(VENV)-bergson/.installed ## every table of docs/benchmarks.md, in about an hour
 	for script in overhead reference_algorithm sharing against_bergson dimensions throughput; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
-bench-engines: demo $(VENV)-vllm/.installed ## sampling beside vLLM
+bench-engines: $(VENV)/.development $(VENV)-vllm/.installed ## sampling beside vLLM
 	$(BIN)/python benchmarks/engines.py
 
 clean: ## remove what was installed and the demo's run

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from exact_cosines import exact_cosines
-from material import CPU, DEMO, SCRATCH, demo_policy, demo_rollouts
+from material import CPU, SCRATCH, chat_rollouts, chat_run, demo_policy
 from measuring import in_own_process, write_table
 
 from gradcurate.policies.checkpoints import find_checkpoint
@@ -39,7 +39,7 @@ IGNORED = -100
 
 def all_rollouts() -> list[LiveRollout]:
     """Return validation and pool."""
-    return [*demo_rollouts("validation"), *demo_rollouts("pool")]
+    return [*chat_rollouts("validation"), *chat_rollouts("pool")]
 
 
 def write_rows(rollouts: Sequence[LiveRollout], path: Path) -> None:
@@ -103,7 +103,7 @@ def sketch_as_a_process() -> None:
     started = time.perf_counter()
     rollouts = all_rollouts()
     sketcher = build_sketcher(demo_policy().model, Projection(4096))
-    direction = load_direction(DEMO.direction, sketcher.space, CPU)
+    direction = load_direction(chat_run().direction, sketcher.space, CPU)
     places = {(r.split, *r.identity): number for number, r in enumerate(rollouts)}
     rows = np.zeros((len(rollouts), 4096), dtype=np.float32)
     for split in ("validation", "pool"):
@@ -130,7 +130,7 @@ def main() -> None:
     write_rows(rollouts, SCRATCH / "rows.jsonl")
     seconds = in_own_process(__file__, "--own")["seconds"]
     cosines = cosines_from(np.load(SCRATCH / "gradcurate.npy"), rollouts)
-    scores = {row["problem_id"]: row["score"] for row in read_scores(DEMO).to_pylist()}
+    scores = {row["problem_id"]: row["score"] for row in read_scores(chat_run()).to_pylist()}
     stored = 4096 * 2 + 4 + 8  # float16 sketch, its norm, the derivative
     table = [
         line("gradcurate, score", seconds, stored, scores, exact),

@@ -2,7 +2,7 @@
 
     python benchmarks/dimensions.py
 
-All 44 scored problems of the demo, their rollouts sketched once, the exact cosine with the
+The demo's questions in a chat, those with a score, their rollouts sketched once, the exact cosine with the
 validation gradient by autograd. ``score`` is the exact numerator over the sketched norm, as the
 product ranks; ``sketched cosine`` uses sketches on both sides. Stored rows have unit length.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from exact_cosines import exact_cosines
-from material import CPU, DEMO, demo_policy, demo_rollouts
+from material import CPU, chat_rollouts, chat_run, demo_policy
 from measuring import write_table
 
 from gradcurate.report.verification import spearman
@@ -92,9 +92,9 @@ def fidelity(found: dict[str, float], exact: dict[str, float]) -> tuple[str, str
 
 def main() -> None:
     """Measure every K, seed and storage."""
-    exact, pool, validation = exact_cosines(), demo_rollouts(), demo_rollouts("validation")
+    exact, pool, validation = exact_cosines(), chat_rollouts(), chat_rollouts("validation")
     sketcher = build_sketcher(demo_policy().model, Projection(64))
-    direction = load_direction(DEMO.direction, sketcher.space, CPU)
+    direction = load_direction(chat_run().direction, sketcher.space, CPU)
     maps = [(dim, seed) for dim in DIMENSIONS for seed in SEEDS]
     aim, _ = sketch_all(sketcher, maps, validation, None)
     rows, directional = sketch_all(sketcher, maps, pool, direction)

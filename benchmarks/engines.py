@@ -2,7 +2,8 @@
 
     python benchmarks/engines.py --vllm .venv-vllm/bin/python
 
-The demo's first prompts, eight rollouts each, as the product batches them. vLLM keeps their prefixes
+The demo's first questions in a chat, eight rollouts each, as the product batches them. vLLM keeps
+their prefixes
 from one repetition to the next. Loading and a first round are not counted; medians over three.
 """
 
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from material import DEMO, SCRATCH, demo_policy
+from material import SCRATCH, chat_run, demo_policy
 from measuring import write_table
 
 from gradcurate.policies.checkpoints import find_checkpoint
@@ -32,14 +33,14 @@ VLLM_SCRIPT = Path(__file__).with_name("vllm_sampling.py")
 
 def demo_prompts() -> list[PromptedProblem]:
     """Return the demo's first prompts."""
-    rows = read_rollouts(DEMO, ["problem_id", "prompt_token_ids"]).to_pylist()
+    rows = read_rollouts(chat_run(), ["problem_id", "prompt_token_ids"]).to_pylist()
     prompts = {row["problem_id"]: tuple(row["prompt_token_ids"]) for row in rows}
     return [PromptedProblem(name, "pool", ids) for name, ids in sorted(prompts.items())[:PROBLEMS]]
 
 
 def with_transformers(problems: list[PromptedProblem]) -> list[float]:
     """Return the tokens/s of each repetition."""
-    policy, settings = demo_policy("bfloat16"), read_manifest(DEMO.manifest).settings
+    policy, settings = demo_policy("bfloat16"), read_manifest(chat_run().manifest).settings
     batches, rng, rates = cut_problem_batches(problems, settings), np.random.default_rng(0), []
     for _ in range(REPETITIONS + 1):
         started, tokens = time.perf_counter(), 0

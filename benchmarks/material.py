@@ -1,6 +1,7 @@
 """What the benchmarks run on: the demo model with its own rollouts, and a random wide Llama.
 
-`make demo` leaves rollouts of about 70 tokens; essays of about 100, and of 500 and more, are sampled here.
+The demo's questions, asked in a chat without examples, are answered in about 40 tokens; essays of about 100,
+and of 500 and more, are sampled here, too.
 """
 
 import json
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import gradcurate
 from gradcurate.config import Settings
 from gradcurate.policies.checkpoints import find_checkpoint
 from gradcurate.policies.policy import Policy, load_policy, load_tokenizer
@@ -23,8 +25,16 @@ from gradcurate.sketches.token_batch import TokenBatch, pad_rollouts
 from gradcurate.store.manifest import read_manifest
 from gradcurate.store.run_directory import RunDirectory
 
-DEMO = RunDirectory(Path("runs/arithmetic"))
 SCRATCH = Path("runs/benchmarks")
+CHAT = RunDirectory(SCRATCH / "chat")
+EXAMPLE = Path("examples/arithmetic")
+CHAT_SETTINGS: dict[str, Any] = {
+    "model": "smollm2-135m",
+    "system_prompt": "Reply with the number only.",
+    "reward": "numeric",
+    "rollouts": 8,
+    "max_tokens": 48,
+}
 CPU = torch.device("cpu")
 TOPICS = ("a river", "two brothers", "the first train", "a lost key")
 GROUP = 4
@@ -48,11 +58,28 @@ def wide_llama(dtype: str) -> Any:
     return LlamaForCausalLM(config).to(getattr(torch, dtype)).eval().requires_grad_(False)
 
 
-def demo_rollouts(split: str = "pool") -> list[LiveRollout]:
-    """Return the demo's live rollouts, with the weights of its settings."""
-    settings = read_manifest(DEMO.manifest).settings
-    weights = split_weights(read_groups(DEMO), split, settings)
-    return live_rollouts(read_rollouts(DEMO, TOKEN_COLUMNS), split, weights)
+def chat_run() -> RunDirectory:
+    """Score the demo's questions, asked in a chat, once."""
+    if not CHAT.scores.exists():
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        files = {name: SCRATCH / f"{name}.jsonl" for name in ("pool", "validation")}
+        for file in files.values():
+            rows = [json.loads(line) for line in (EXAMPLE / file.name).read_text().splitlines()]
+            asked = [{**row, "prompt": _question(row["prompt"])} for row in rows]
+            file.write_text("".join(json.dumps(row) + "\n" for row in asked))
+        gradcurate.score(**CHAT_SETTINGS, **{n: str(f) for n, f in files.items()}, run=str(CHAT.root))
+    return CHAT
+
+
+def _question(prompt: str) -> str:
+    return prompt.rpartition("Q: ")[2].removesuffix("\nA:")
+
+
+def chat_rollouts(split: str = "pool") -> list[LiveRollout]:
+    """Return the live rollouts of the questions in a chat, with the weights of their settings."""
+    run = chat_run()
+    weights = split_weights(read_groups(run), split, read_manifest(run.manifest).settings)
+    return live_rollouts(read_rollouts(run, TOKEN_COLUMNS), split, weights)
 
 
 def sampled_rollouts(tokens: int) -> list[Tokens]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+RELIABILITY_PAGE = PAGE.with_name("reliability.md")
 MEBIBYTE = 2**20
 
 
@@ -45,12 +46,12 @@ def peak_mebibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEBIBYTE
 
 
-def write_table(name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table, and put it into the page in place of the one of that name."""
+def write_table(name: str, header: Sequence[str], rows: Sequence[Sequence[Any]], page: Path = PAGE) -> None:
+    """Print a table, and put it into a page in place of the one of that name."""
     lines = [header, ["---"] * len(header), *rows]
     table = "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
     print(f"\n{name}\n{table}", flush=True)
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    page = PAGE.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     found = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    PAGE.write_text(found.sub(lambda _: f"{start}\n{table}\n{end}", page), encoding="utf-8")
+    page.write_text(found.sub(lambda _: f"{start}\n{table}\n{end}", text), encoding="utf-8")

@@ -3,7 +3,7 @@
     python benchmarks/reference_algorithm.py
 
 GradAlign keeps each problem's whole gradient in memory to take its cosine with the validation
-gradient. Both sides get the same rollouts of the demo's first problems and the same direction, in
+gradient. Both sides get the same rollouts of the demo's first questions and the same direction, in
 a process of their own; time is of the gradient passes, memory the most that the process used.
 """
 
@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from material import BATCH_TOKENS, CPU, DEMO, demo_policy, demo_rollouts
+from material import BATCH_TOKENS, CPU, chat_rollouts, chat_run, demo_policy
 from measuring import in_own_process, peak_mebibytes, write_table
 
 from gradcurate.report.verification import spearman
@@ -32,7 +32,7 @@ Cosines = dict[str, float]
 
 def some_rollouts() -> list[LiveRollout]:
     """Return the rollouts of the first problems, by problem."""
-    rollouts = sorted(demo_rollouts(), key=lambda r: r.identity)
+    rollouts = sorted(chat_rollouts(), key=lambda r: r.identity)
     ids = list(dict.fromkeys(r.problem_id for r in rollouts))[:PROBLEMS]
     return [r for r in rollouts if r.problem_id in ids]
 
@@ -81,7 +81,7 @@ WAYS: dict[str, Callable[..., Cosines]] = {"whole gradients": by_whole_gradients
 def measure(way: str) -> None:
     """Print the cosines, the time and the peak memory of one way, as JSON."""
     model, rollouts = demo_policy().model, some_rollouts()
-    direction = load_direction(DEMO.direction, build_sketcher(model, Projection(64)).space, CPU)
+    direction = load_direction(chat_run().direction, build_sketcher(model, Projection(64)).space, CPU)
     WAYS[way](model, rollouts[:8], direction)  # to warm up
     before, started = peak_mebibytes(), time.perf_counter()
     cosines = WAYS[way](model, rollouts, direction)

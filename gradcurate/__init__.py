@@ -8,7 +8,7 @@ The verbs of the command line, as functions::
     gradcurate.select("runs/1", top_k=500, format="verl", out="data/round-1")
 """
 
-from gradcurate.api import inspect, reward, rollout, score, select, sketch, summary, verify
+from gradcurate.api import audit, inspect, rescore, reward, rollout, score, select, sketch, summary, verify
 from gradcurate.errors import GradcurateError
 
 __version__ = "0.1.0"
@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 __all__ = [
     "GradcurateError",
     "__version__",
+    "audit",
     "inspect",
+    "rescore",
     "reward",
     "rollout",
     "score",

@@ -6,16 +6,17 @@ functions, so that a verb which needs no model loads no torch.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gradcurate.config import load_settings, setting_fields
+from gradcurate.config import load_settings, reward_setting_names
 from gradcurate.errors import SettingsError
 from gradcurate.progress import Progress, Silent
 from gradcurate.suggestion import choose_from
 
 if TYPE_CHECKING:
+    from gradcurate.report.audit import Suspect
     from gradcurate.report.inspection import Inspection
     from gradcurate.report.summary import Summary
     from gradcurate.report.verification import Verification
@@ -93,6 +94,7 @@ class SelectReport:
         strategy: How problems were chosen.
         selected: How many were.
         scored: Out of how many with a score.
+        inseparable: How many problems, selected or left, have the cut within their score's interval.
         export: The dataset's path.
         recipe: The path of the instructions for the trainer.
         notes: What the export had to rename, and the like.
@@ -102,9 +104,29 @@ class SelectReport:
     strategy: str
     selected: int
     scored: int
+    inseparable: int
     export: str
     recipe: str
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What `audit` found.
+
+    Attributes:
+        run: The run directory.
+        tested: How many problems have a derivative whose error is known.
+        false_share: The share of those listed as ``against`` that may be so by chance.
+        file: The CSV file.
+        suspects: The problems to check.
+    """
+
+    run: str
+    tested: int
+    false_share: float
+    file: str
+    suspects: "tuple[Suspect, ...]"
 
 
 def score(
@@ -163,12 +185,12 @@ def reward(run: str | Path, *, progress: Progress | None = None, **settings: Any
     from gradcurate import pipeline
     from gradcurate.results import read_groups, read_rollouts, read_scores, validation_statuses
     from gradcurate.rollouts.rollout import ROLLOUTS_SCHEMA
-    from gradcurate.store.manifest import read_manifest
+    from gradcurate.scoring import score_settings
     from gradcurate.store.run_directory import RunDirectory
     from gradcurate.store.tables import read_shards
 
     directory = RunDirectory(Path(run))
-    before = asdict(read_manifest(directory.manifest).settings)
+    before = asdict(score_settings(directory))
     resolved = load_settings({**before, **_only_reward_settings(settings), "run": str(run)})
     pipeline.reward(resolved, progress or Silent())
     first = read_shards(directory.rollouts, ROLLOUTS_SCHEMA, ["reward"])["reward"].to_pylist()
@@ -188,12 +210,38 @@ def reward(run: str | Path, *, progress: Progress | None = None, **settings: Any
 
 
 def _only_reward_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    known = [field.name for field in setting_fields() if field.name.startswith("reward")]
+    known = reward_setting_names()
     for name in settings:
         if name not in known:
             expected = "A run is rewarded again with settings of rewards only"
             raise SettingsError(expected, f"{name!r} is none", choose_from(name, known))
     return settings
+
+
+def rescore(
+    run: str | Path,
+    *,
+    validation_run: str | Path | Sequence[str | Path] | None = None,
+    exclude_rollouts: str | None = None,
+    top: int = 10,
+    **settings: Any,
+) -> "Summary":
+    """Rank a run anew from the rows that it has, in seconds and without a model.
+
+    Args:
+        run: The run directory.
+        validation_run: Aim at the validation set of this run, or of these, instead of the run's own.
+        exclude_rollouts: Leave out the rollouts that this file lists (problem_id, rollout), or ``truncated``.
+        top: As in `summary`.
+        **settings: The fields of `gradcurate.config.Settings` that scores depend on: advantage, token_weight,
+            score, and those that begin with ``validation_``; what is not given is as in the present scores.
+    """
+    from gradcurate import scoring
+    from gradcurate.store.run_directory import RunDirectory
+
+    given = [validation_run] if isinstance(validation_run, str | Path) else validation_run or ()
+    scoring.rescore(RunDirectory(Path(run)), settings, [str(one) for one in given], exclude_rollouts)
+    return summary(run, top=top)
 
 
 def sketch(
@@ -226,6 +274,7 @@ def select(
     top_fraction: float | None = None,
     format: Literal["verl", "trl", "jsonl"] = "jsonl",  # noqa: A002
     out: str | Path | None = None,
+    accept_unreliable: bool = False,
 ) -> SelectReport:
     """Write the best problems of a scored run as a dataset that a trainer loads.
 
@@ -235,11 +284,17 @@ def select(
         top_fraction: Or which share of the problems that have a score.
         format: For which trainer.
         out: Where to; the run's own ``exports/<format>`` by default.
+        accept_unreliable: Select although the validation direction is mostly noise, and say so in the export.
+
+    Raises:
+        UnreliableError: The validation direction is mostly noise.
     """
     from gradcurate.exports.export import write_export
     from gradcurate.exports.rows import SelectedProblem
     from gradcurate.results import read_problems, read_scores
-    from gradcurate.selection.selection import select_problems
+    from gradcurate.scores.confidence import require_believable, warnings
+    from gradcurate.scoring import read_confidence
+    from gradcurate.selection.selection import INSEPARABLE, select_problems
     from gradcurate.store.lock import locked
     from gradcurate.store.manifest import read_manifest
     from gradcurate.store.run_directory import RunDirectory
@@ -249,6 +304,9 @@ def select(
     manifest, scores = read_manifest(directory.manifest), read_scores(directory)
     strategy = _strategy(top_k, top_fraction)
     selection = select_problems(scores, strategy)
+    confidence = read_confidence(directory)
+    if not accept_unreliable:
+        require_believable(confidence, "--accept-unreliable selects nevertheless.")
     by_id = {p.problem_id: p for p in read_problems(directory) if p.split == "pool"}
     taken = strategy.count(len(scores) - scores["rank"].null_count)
     selected = [
@@ -257,7 +315,11 @@ def select(
     ]
     with locked(directory.root):
         export = write_export(
-            format, selected, manifest.prompt_format, Path(out) if out else directory.exports(format)
+            format,
+            selected,
+            manifest.prompt_format,
+            Path(out) if out else directory.exports(format),
+            warnings(confidence),
         )
         write_table(directory.selection, selection, "selection", read_fingerprint(directory.scores))
     return SelectReport(
@@ -266,6 +328,7 @@ def select(
         selected=taken,
         scored=len(scores) - scores["rank"].null_count,
         export=str(export.path),
+        inseparable=sum(INSEPARABLE in reason for reason in selection["reason"].to_pylist()),
         recipe=str(export.path.with_name("recipe.md")),
         notes=export.notes,
     )
@@ -305,13 +368,13 @@ def inspect(run: str | Path, problem_id: str) -> "Inspection":
     """
     from gradcurate import results
     from gradcurate.report.inspection import find_problem, inspect_problem
-    from gradcurate.store.manifest import read_manifest
+    from gradcurate.scoring import score_settings
     from gradcurate.store.run_directory import RunDirectory
 
     directory = RunDirectory(Path(run))
     problem = find_problem(results.read_problems(directory), problem_id)
     group = results.read_group(directory, problem)
-    settings = read_manifest(directory.manifest).settings
+    settings = score_settings(directory)
     in_pool = problem.split == "pool"
     rows = results.read_scores(directory).to_pylist() if in_pool and directory.scores.exists() else []
     return inspect_problem(
@@ -322,6 +385,37 @@ def inspect(run: str | Path, problem_id: str) -> "Inspection":
         results.read_directional(directory, problem.problem_id) if in_pool else {},
         next((row for row in rows if row["problem_id"] == problem.problem_id), None),
     )
+
+
+def audit(run: str | Path, *, false_share: float = 0.2, out: str | Path | None = None) -> AuditReport:
+    """List likely wrong answers of the pool, for a person to check.
+
+    Args:
+        run: The run directory.
+        false_share: The share of problems listed as pointing against the direction that may do so by chance.
+        out: The CSV file to write; the run's own ``audit.csv`` by default.
+
+    Raises:
+        UnreliableError: The validation direction is mostly noise, and so would be what points against it.
+    """
+    from gradcurate.report.audit import find_suspects, write_suspects
+    from gradcurate.results import read_problems, read_scores
+    from gradcurate.scores.confidence import require_believable
+    from gradcurate.scoring import read_confidence
+    from gradcurate.store.run_directory import RunDirectory
+
+    if not 0 < false_share < 1:
+        raise SettingsError(
+            "--false-share must be above 0 and below 1", f"{false_share} was given", "Use 0.2."
+        )
+    directory = RunDirectory(Path(run))
+    path = Path(out) if out else directory.audit
+    scores = read_scores(directory).to_pylist()
+    require_believable(replace(read_confidence(directory), of_direction=True))
+    suspects = find_suspects(read_problems(directory), scores, false_share)
+    write_suspects(path, suspects)
+    tested = sum(row["p_against"] is not None for row in scores)
+    return AuditReport(str(run), tested, false_share, str(path), suspects)
 
 
 def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summary":
@@ -336,7 +430,7 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
     from gradcurate.report.checks import read_checks
     from gradcurate.report.summary import summarise
     from gradcurate.results import read_groups, read_problems, read_scores, validation_statuses
-    from gradcurate.store.manifest import read_manifest
+    from gradcurate.scoring import read_confidence, score_settings
     from gradcurate.store.run_directory import RunDirectory
 
     if top < 0:
@@ -344,9 +438,19 @@ def summary(run: str | Path, *, by: Sequence[str] = (), top: int = 10) -> "Summa
     directory = RunDirectory(Path(run))
     scores = read_scores(directory).to_pylist()
     problems, groups = read_problems(directory), read_groups(directory)
-    statuses = validation_statuses(directory, groups, read_manifest(directory.manifest).settings)
-    bad_rows, checks = count_bad_rows(directory.bad_rows), read_checks(directory)
-    return summarise(str(run), problems, groups, statuses, scores, bad_rows, checks, by, top)
+    statuses = validation_statuses(directory, groups, score_settings(directory))
+    return summarise(
+        str(run),
+        problems,
+        groups,
+        statuses,
+        scores,
+        count_bad_rows(directory.bad_rows),
+        read_checks(directory),
+        read_confidence(directory),
+        by,
+        top,
+    )
 
 
 def _strategy(top_k: int | None, top_fraction: float | None) -> "Strategy":

@@ -27,7 +27,7 @@ from gradcurate.errors import SettingsError
 from gradcurate.presets import PRESETS
 from gradcurate.suggestion import choose_from
 
-Stage = Literal["problems", "rollouts", "sketches"]
+Stage = Literal["problems", "rollouts", "sketches", "scores"]
 _INT64_MAX = 2**63 - 1  # what the columns that store seeds can hold
 
 
@@ -196,17 +196,52 @@ class Settings:
     batch_tokens: Annotated[int, Ge(1)] = _setting(
         "Padded tokens in one gradient pass; halved where memory runs out.", stage="sketches", default=1024
     )
-    advantage: Literal["grpo", "dr_grpo", "rloo"] = _setting(
-        "Advantage, named after what the trainer computes.", stage="sketches", default="grpo"
+    advantage: Literal["grpo", "dr_grpo", "rloo", "opo", "grpo_passk", "maxrl", "nemo_rl"] = _setting(
+        "Advantage, named after what the trainer computes: grpo, dr_grpo, rloo, opo, grpo_passk, maxrl or "
+        "nemo_rl.",
+        stage="sketches",
+        default="grpo",
     )
     token_weight: Literal["response-mean", "token-sum"] = _setting(
-        "What one token of a response counts.", stage="sketches", default="response-mean"
+        "What one token of a response counts: response-mean (1 / length) or token-sum (1).",
+        stage="sketches",
+        default="response-mean",
+    )
+    validation_signal: Literal["policy", "gold", "both"] = _setting(
+        "What a validation problem's gradient is of: the policy's rollouts, its reference answer (gold), or "
+        "the latter where the former have no signal (both).",
+        stage="sketches",
+        default="policy",
+    )
+    gold_column: str | None = _setting(
+        "Column of the reference answer as the policy should write it; the answer if not given.",
+        stage="sketches",
+        default=None,
     )
     importance_cap: Annotated[float, Ge(0)] = _setting(
         "Tokens of a --dump count by how much likelier the policy finds them than what sampled them did, at "
         "most this; 0: not so.",
         stage="sketches",
         default=2.0,
+    )
+    score: str = _setting(
+        "What to rank by: cosine (GradAlign), dot, t, lcb, cosine-corrected, gold, learnalign, norm, "
+        "learnability, accgreedy, arcus, random, or an expression of these, as in 'rank(t) + learnability'.",
+        stage="scores",
+        default="cosine",
+    )
+    validation_aggregation: Literal["sum", "unit-mean"] = _setting(
+        "How validation problems make a direction: their gradients' sum, or the mean of unit gradients.",
+        stage="scores",
+        default="sum",
+    )
+    validation_merge: Literal["sum", "mean", "max", "rank-sum", "round-robin"] = _setting(
+        "One direction (sum), or one for each source of the validation set, whose scores are then merged.",
+        stage="scores",
+        default="sum",
+    )
+    validation_weights: str | None = _setting(
+        "Weights of merged sources, as in amc=2,aime=1; 1 where none is given.", stage="scores", default=None
     )
     gradient_checkpointing: bool = _setting(
         "Run each block's forward pass again in the backward pass: less memory, more time.",
@@ -246,6 +281,28 @@ class Settings:
         return numbers
 
     @property
+    def source_weights(self) -> dict[str, float]:
+        """Return ``validation_weights`` by source.
+
+        Raises:
+            SettingsError: They are not as in ``amc=2,aime=1``, or not positive.
+        """
+        weights = {}
+        for part in _parts(self.validation_weights):
+            name, _, number = part.rpartition("=")
+            try:
+                weights[name] = float(number)
+            except ValueError:
+                weights[name] = math.nan
+            if not (name and 0 < weights[name] < math.inf):
+                raise SettingsError(
+                    "--validation-weights must give sources positive numbers",
+                    f"{part!r} was given",
+                    "Write them as in amc=2,aime=1.",
+                )
+        return weights
+
+    @property
     def token_importance_cap(self) -> float | None:
         """Return the largest importance weight of a token; None where tokens are not weighed so."""
         return self.importance_cap if self.dump and self.importance_cap else None
@@ -278,6 +335,11 @@ class Settings:
         """Return the settings that a stage's rows depend on."""
         return {f.name: getattr(self, f.name) for f in setting_fields() if f.metadata["stage"] == stage}
 
+    @property
+    def of_scoring(self) -> dict[str, Any]:
+        """Return the settings that scores depend on, and stored rows of rollouts do not."""
+        return {name: getattr(self, name) for name in score_setting_names()}
+
 
 def _parts(listed: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (listed or "").split(",") if part.strip())
@@ -286,6 +348,17 @@ def _parts(listed: str | None) -> tuple[str, ...]:
 def setting_fields() -> tuple[dataclasses.Field[Any], ...]:
     """Return the fields of `Settings`, in the order of the help page."""
     return dataclasses.fields(Settings)
+
+
+def reward_setting_names() -> tuple[str, ...]:
+    """Return the settings that rewards are given by."""
+    return tuple(field.name for field in setting_fields() if field.name.startswith("reward"))
+
+
+def score_setting_names() -> tuple[str, ...]:
+    """Return the settings that scores depend on, and stored rows of rollouts do not."""
+    of_stage = (field.name for field in setting_fields() if field.metadata["stage"] == "scores")
+    return ("advantage", "token_weight", "validation_signal", *of_stage)
 
 
 def flag(name: str) -> str:

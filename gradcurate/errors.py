@@ -84,6 +84,12 @@ class EngineError(GradcurateError):
     exit_code: ClassVar[int] = 5
 
 
+class UnreliableError(GradcurateError):
+    """The validation direction is mostly noise, so that a selection along it would be as well."""
+
+    exit_code: ClassVar[int] = 6
+
+
 class NumericalError(GradcurateError):
     """A gradient or score is NaN or infinite."""
 

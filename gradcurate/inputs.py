@@ -18,7 +18,7 @@ from gradcurate.policies.checkpoints import OPTIMIZER_FILE, Checkpoint, find_che
 from gradcurate.policies.digests import file_digest
 from gradcurate.policies.policy import context_tokens, load_tokenizer
 from gradcurate.policies.prompts import render_prompt, resolve_prompt_format
-from gradcurate.policies.stop_tokens import find_stop_token_ids
+from gradcurate.policies.stop_tokens import end_token_id, find_stop_token_ids
 from gradcurate.problems import (
     BadRow,
     ColumnChoice,
@@ -32,6 +32,7 @@ from gradcurate.problems import (
 from gradcurate.rewards.judges.judge import read_judge
 from gradcurate.rollouts.ingest.dumps import dump_files
 from gradcurate.rollouts.rollout import PromptedProblem
+from gradcurate.sketches.references import ReferenceAnswers, reference_answers
 from gradcurate.store.tables import Fingerprint
 
 
@@ -64,6 +65,21 @@ class Inputs:
     def prompted_of(self, split: Split) -> list[PromptedProblem]:
         """Return one split's prompts."""
         return [problem for problem in self.prompted if problem.split == split]
+
+    def reference_answers(self, split: Split, settings: Settings) -> ReferenceAnswers:
+        """Return one split's reference answers as token ids.
+
+        Raises:
+            ProblemsError: A problem has no column of that name.
+        """
+        return reference_answers(
+            [problem for problem in self.problems if problem.split == split],
+            {prompted.problem_id: prompted.prompt_token_ids for prompted in self.prompted_of(split)},
+            self.tokenizer,
+            end_token_id(self.tokenizer, self.stop_token_ids) if self.prompt_format == "chat" else None,
+            settings.gold_column,
+            context_tokens(self.checkpoint),
+        )
 
 
 def read_inputs(settings: Settings) -> Inputs:

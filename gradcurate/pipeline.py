@@ -10,15 +10,13 @@ the pool is sketched.
 
 import functools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gradcurate.config import Settings
-from gradcurate.errors import NoSignalError, RunDirectoryError, SettingsError
+from gradcurate.errors import RunDirectoryError, SettingsError
 from gradcurate.inputs import Inputs, digest, read_inputs, reward_fingerprint
 from gradcurate.policies.checkpoints import Checkpoint, find_checkpoint
 from gradcurate.policies.policy import (
@@ -32,13 +30,7 @@ from gradcurate.policies.policy import (
 from gradcurate.problems import Problem, Split, problems_to_table
 from gradcurate.problems.bad_rows import write_bad_rows
 from gradcurate.progress import Progress
-from gradcurate.results import (
-    first_failure,
-    read_groups,
-    read_problems,
-    read_rollouts,
-    split_weights,
-)
+from gradcurate.results import read_groups, read_problems, read_rollouts, split_weights
 from gradcurate.rewards import RewardPool, RewardSpec
 from gradcurate.rollouts import rerewarding
 from gradcurate.rollouts import stage as rollout_stage
@@ -46,12 +38,18 @@ from gradcurate.rollouts.batches import Batch, cut_problem_batches, shard_path
 from gradcurate.rollouts.engines.choosing import engine_for, require_engine
 from gradcurate.rollouts.ingest import stage as ingest_stage
 from gradcurate.rollouts.rewarding import completion_scorer
-from gradcurate.scores.alignment import require_all_sketches, score_problems, sum_gradients
+from gradcurate.scores.evidence import Weighting, reference_weight
 from gradcurate.scores.groups import Group
+from gradcurate.scoring import (
+    Rescoring,
+    require_validation_signal,
+    scorer_of,
+    write_direction_weights,
+    write_scores,
+)
 from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.building import sketcher_for
-from gradcurate.sketches.direction_record import read_record
 from gradcurate.sketches.live_rollouts import (
     TOKEN_COLUMNS,
     LiveRollout,
@@ -82,6 +80,7 @@ def score(settings: Settings, progress: Progress) -> None:
     settings = _on_this_machine(settings)
     require_engine(settings)
     inputs = read_inputs(settings)
+    _references(settings, inputs, sampled=())
     with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
         _roll_out(settings, run, inputs, models, rewards, progress)
         _sketch(settings, run, inputs, models, progress)
@@ -134,7 +133,7 @@ def reward(settings: Settings, progress: Progress) -> None:
         rerewarding.run_rerewarding(stage, progress)
         if run.direction.exists() and shard_paths(run.sketches):
             run.scores.unlink(missing_ok=True)  # those of other rewards, should these give none
-            _rescore(settings, run, problems)
+            _rescore(settings, run)
 
 
 def _require_rewardable(settings: Settings, run: RunDirectory, problems: Sequence[Problem]) -> None:
@@ -260,7 +259,7 @@ def _ingest(settings: Settings, run: RunDirectory, inputs: Inputs, progress: Pro
     matches = ingest_stage.run_ingest(stage, _problem_batches(settings, inputs), progress)
     if matches:
         ingest_stage.write_report(run.ingest, matches)
-    _require_validation_signal(run, read_groups(run))
+    require_validation_signal(settings, run, read_groups(run))
 
 
 def _roll_out(
@@ -289,7 +288,7 @@ def _roll_out(
             batches = cut_problem_batches(inputs.prompted_of(split), settings)
             rollout_stage.run_rollouts(stage, batches, f"roll out {split}", progress)
             if split == "validation":
-                _require_validation_signal(run, read_groups(run))
+                require_validation_signal(settings, run, read_groups(run))
 
 
 def _problem_batches(settings: Settings, inputs: Inputs) -> list[Batch]:
@@ -311,60 +310,76 @@ def _require_all_rollouts(settings: Settings, run: RunDirectory, inputs: Inputs)
         )
 
 
-def _require_validation_signal(run: RunDirectory, groups: Sequence[Group]) -> None:
-    validation = [group for group in groups if group.split == "validation"]
-    counts = Counter(group.status for group in validation)
-    if not counts["scored"]:
-        seen = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        failure = first_failure(run, "validation")
-        raise NoSignalError(
-            "At least one validation problem must have rollouts of different rewards",
-            f"of {len(validation)} problems, {seen}",
-            (f"The reward failed at first with {failure!r}: correct that. Else use" if failure else "Use")
-            + " more --rollouts, a higher --temperature, a larger --max-tokens, or validation problems "
-            "that the policy solves sometimes, and a new --run; "
-            f"`gradcurate inspect --run {run.root} {validation[0].problem_id}` shows what it answered.",
-        )
-
-
 def _sketch(
     settings: Settings, run: RunDirectory, inputs: Inputs, models: _Models, progress: Progress
 ) -> None:
     groups = read_groups(run)
-    _require_validation_signal(run, groups)
+    require_validation_signal(settings, run, groups)
     live = _live_rollouts(settings, run, groups)
+    references = _references(settings, inputs, live["validation"])
+    directed = [r for r in (*live["validation"], *references["validation"]) if r.weight]
     stage = sketch_stage.SketchStage(
         sketcher=models.sketcher,
         folder=run.sketches,
         direction=run.direction,
         fingerprint={
             **inputs.fingerprints["sketches"],
-            VALIDATION_ROLLOUTS: _direction_digest(live["validation"]),
+            VALIDATION_ROLLOUTS: _direction_digest(directed),
         },
         mismatch_limit=settings.mismatch_limit if models.gradients is models.policy else math.inf,
     )
     validation, pool = (
-        cut_batches(
-            _rows(settings, live[split]), lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens
-        )
+        _batches(settings, _rows(settings, live[split])) + _batches(settings, references[split])
         for split in SPLITS
     )
     require_same_shards(run.sketches, stage.fingerprint)
     sketch_stage.require_same_direction(stage)
     sketch_stage.remove_other_shards(stage, [*validation, *pool])
+    rows = ((r.problem_id, r.rollout, r.weight) for batch in validation for r in batch if r.weight)
+    write_direction_weights(run, rows, stage.fingerprint)
     sketch_stage.run_validation_sketches(stage, validation, progress)
     sketch_stage.run_pool_sketches(stage, pool, progress)
+
+
+def _references(
+    settings: Settings, inputs: Inputs, sampled: Sequence[LiveRollout]
+) -> dict[Split, list[LiveRollout]]:
+    """Return the reference answers that the score or the direction asks for, weighed for the latter."""
+    wanted = {
+        "pool": "gold" in scorer_of(settings).expression.names,
+        "validation": settings.validation_signal != "policy",
+    }
+    found = {split: inputs.reference_answers(split, settings) for split in SPLITS if wanted[split]}
+    have_signal = {r.problem_id for r in sampled} if settings.validation_signal == "both" else set()
+    weighting = Weighting(settings.advantage, settings.token_weight)
+    rows: dict[Split, list[LiveRollout]] = {"pool": [], "validation": []}
+    for split, answers in found.items():
+        weights = {
+            problem_id: reference_weight(weighting, settings.rollouts, len(ids))
+            for problem_id, ids in answers.answers.items()
+            if split == "validation" and problem_id not in have_signal
+        }
+        mine = [problem for problem in inputs.problems if problem.split == split]
+        rows[split] = answers.rollouts(mine, weights)
+    return rows
 
 
 def _live_rollouts(
     settings: Settings, run: RunDirectory, groups: Sequence[Group]
 ) -> dict[Split, list[LiveRollout]]:
     tokens = read_rollouts(run, TOKEN_COLUMNS)
-    return {split: live_rollouts(tokens, split, split_weights(groups, split, settings)) for split in SPLITS}
+    live = {split: live_rollouts(tokens, split, split_weights(groups, split, settings)) for split in SPLITS}
+    if settings.validation_signal == "gold":  # sketched nevertheless, so that scores can go back to them
+        live["validation"] = [replace(r, weight=0.0) for r in live["validation"]]
+    return live
 
 
 def _direction_digest(live: Sequence[LiveRollout]) -> str:
     return digest([[*r.identity, r.weight] for r in live])
+
+
+def _batches(settings: Settings, rows: Sequence[LiveRow]) -> list[tuple[LiveRow, ...]]:
+    return cut_batches(rows, lambda r: r.tokens, lambda r: r.identity, settings.batch_tokens)
 
 
 def _rows(settings: Settings, live: Sequence[LiveRollout]) -> Sequence[LiveRow]:
@@ -372,52 +387,12 @@ def _rows(settings: Settings, live: Sequence[LiveRollout]) -> Sequence[LiveRow]:
 
 
 def _score(settings: Settings, run: RunDirectory, inputs: Inputs) -> None:
-    groups = read_groups(run)
-    weights = {split: _row_weights(settings, run, groups, split) for split in SPLITS}
-    sums = {split: sum_gradients(run.sketches, split, weights[split]) for split in SPLITS}
-    for split in SPLITS:
-        require_all_sketches(sums[split], weights[split])
-    scores = score_problems(
-        *_pool(inputs.problems, groups),
-        sums["pool"],
-        sums["validation"].total_sketch(),
-        read_record(run.direction).norm,
-    )
-    write_table(run.scores, scores, "scores", inputs.fingerprints["sketches"])
+    fingerprint = {**inputs.fingerprints["sketches"], **settings.of_scoring}
+    write_scores(settings, run, fingerprint, Rescoring())
 
 
-def _rescore(settings: Settings, run: RunDirectory, problems: Sequence[Problem]) -> None:
-    """Rank a run from the sketches it has, with exact numerators where its direction is still the one."""
-    groups = read_groups(run)
-    _require_validation_signal(run, groups)
-    weights = {split: split_weights(groups, split, settings) for split in SPLITS}
-    sums = {split: sum_gradients(run.sketches, split, weights[split]) for split in SPLITS}
-    lacking = {split: sums[split].lacking(weights[split]) for split in SPLITS}
-    sums["validation"].drop(lacking["validation"])
+def _rescore(settings: Settings, run: RunDirectory) -> None:
+    """Rank a run by later rewards, from the sketches it has."""
     made_of = read_fingerprint(shard_paths(run.sketches)[0])
-    live = _live_rollouts(settings, run, groups)["validation"]
-    same = made_of[VALIDATION_ROLLOUTS] == _direction_digest(live)
-    scores = score_problems(
-        *_pool(problems, groups),
-        sums["pool"],
-        sums["validation"].total_sketch(),
-        read_record(run.direction).norm if same else None,
-        lacking["pool"],
-    )
-    write_table(run.scores, scores, "scores", {**made_of, **reward_fingerprint(settings)})
-
-
-def _pool(problems: Sequence[Problem], groups: Sequence[Group]) -> tuple[list[Problem], dict[str, Group]]:
-    pool = [problem for problem in problems if problem.split == "pool"]
-    return pool, {group.problem_id: group for group in groups if group.split == "pool"}
-
-
-def _row_weights(
-    settings: Settings, run: RunDirectory, groups: Sequence[Group], split: Split
-) -> Mapping[str, Mapping[Any, float]]:
-    """Return the weight of every stored row: a problem's own is its gradient already."""
-    weights = split_weights(groups, split, settings)
-    if settings.granularity == "rollout":
-        return weights
-    live = live_rollouts(read_rollouts(run, TOKEN_COLUMNS), split, weights)
-    return {group.problem_id: {None: 1.0} for group in live_groups(live)}
+    fingerprint = {**made_of, **settings.of_scoring, **reward_fingerprint(settings)}
+    write_scores(settings, run, fingerprint, Rescoring(partial=True))

@@ -53,9 +53,13 @@ def _require_all_rewarded(run: RunDirectory) -> None:
         )
 
 
-def read_groups(run: RunDirectory) -> list[Group]:
-    """Return the groups of a run, validation and pool."""
-    return group_rollouts(read_rollouts(run, GROUP_COLUMNS))
+def read_groups(run: RunDirectory, excluded: frozenset[tuple[str, int]] = frozenset()) -> list[Group]:
+    """Return the groups of a run, validation and pool, without some rollouts."""
+    rollouts = read_rollouts(run, GROUP_COLUMNS)
+    if excluded:
+        keys = zip(rollouts["problem_id"].to_pylist(), rollouts["rollout"].to_pylist(), strict=True)
+        rollouts = rollouts.filter(pa.array([key not in excluded for key in keys]))
+    return group_rollouts(rollouts)
 
 
 def read_group(run: RunDirectory, problem: Problem) -> Group:

@@ -20,6 +20,7 @@ from gradcurate.problems import Split
 from gradcurate.progress import Progress, Task
 from gradcurate.report.verification import Proxy, Verification, compare, evenly_spaced
 from gradcurate.results import read_groups, read_rollouts, read_scores, split_weights, unsketched
+from gradcurate.scoring import score_settings
 from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.discovery import find_gradient_space
 from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, LiveRollout, live_rollouts
@@ -30,7 +31,7 @@ from gradcurate.sketches.preconditioner import exact_scales, stack_moments
 from gradcurate.sketches.score_function import importance_weights
 from gradcurate.store.manifest import Manifest, read_manifest
 from gradcurate.store.run_directory import RunDirectory, require_stage
-from gradcurate.store.tables import shard_paths
+from gradcurate.store.tables import read_fingerprint, shard_paths
 
 FEWEST_TO_COMPARE = 2
 
@@ -66,11 +67,11 @@ def verify(
     run: RunDirectory, problems: int, device: str, gradient_model: str | None, progress: Progress
 ) -> Verification:
     """Compare a run's stored scores with exact gradients of the same rollouts."""
-    manifest = read_manifest(run.manifest)
-    settings = manifest.settings
+    manifest, settings = read_manifest(run.manifest), score_settings(run)
     for stage in (run.rollouts, run.direction):
         require_stage(stage, "gradcurate score")
-    ranked = {row["problem_id"]: row for row in read_scores(run).to_pylist() if row["rank"] is not None}
+    _require_own_direction(run, settings)
+    ranked = {row["problem_id"]: row for row in read_scores(run).to_pylist() if row["cosine"] is not None}
     _require_ranking(ranked)
     rollouts = _read_rollouts(run, settings, evenly_spaced(list(ranked), problems))
     sampler = _same_policy(manifest)
@@ -94,12 +95,31 @@ def verify(
         problems=len(rollouts.chosen),
         sketch_dim=settings.sketch_dim,
         ideal_rmse=settings.sketch_dim**-0.5,
-        score=compare(truth.cosines, {p: ranked[p]["score"] for p in rollouts.chosen}),
+        score=compare(truth.cosines, {p: ranked[p]["cosine"] for p in rollouts.chosen}),
         sketched_cosine=compare(truth.cosines, {p: ranked[p]["sketched_cosine"] for p in rollouts.chosen}),
         # Of later rewards, none was stored.
         direction_error=None if moved else error / norm(truth.direction),
         proxy=_judge(proxy, found[sampler], found[proxy]) if proxy != sampler else None,
     )
+
+
+def _require_own_direction(run: RunDirectory, settings: Settings) -> None:
+    made_with = read_fingerprint(run.scores)
+    others = {
+        "--validation-run": made_with.get("validation_runs"),
+        "--exclude-rollouts": made_with.get("excluded_rollouts"),
+        "--validation-merge": settings.validation_merge if settings.validation_merge != "sum" else None,
+        "--validation-aggregation": settings.validation_aggregation
+        if settings.validation_aggregation != "sum"
+        else None,
+    }
+    for flag, value in others.items():
+        if value:
+            raise RunDirectoryError(
+                "A run is verified along the sum of its own validation gradients",
+                f"its scores were made with {flag} {value}",
+                "Run `gradcurate rescore` without it first.",
+            )
 
 
 def _judge(proxy: Checkpoint, policy: _Exact, other: _Exact) -> Proxy:

@@ -21,6 +21,7 @@ POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 OVERRIDES = {
     "temperature": POSITIVE,
     "reward_timeout_seconds": POSITIVE,
+    "server_timeout_seconds": POSITIVE,
     "mismatch_limit": st.floats(min_value=0, allow_infinity=False),
     "importance_cap": st.floats(min_value=0, allow_infinity=False),
     "sketch_dim": st.integers(32, 2**20).map(lambda half: 2 * half),
@@ -101,6 +102,8 @@ def test_of_stage_has_the_values():
         "importance_cap": 2.0,
         "advantage": "grpo",
         "token_weight": "response-mean",
+        "validation_signal": "policy",
+        "gold_column": None,
     }
     assert settings.of_stage("rollouts")["seed"] == 3
 

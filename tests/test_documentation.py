@@ -31,7 +31,13 @@ def invoke(arguments: list[str]) -> None:
 
 
 @pytest.fixture
-def tiny_model_in_place_of_the_demo_model(tmp_path, monkeypatch):
+def any_direction_is_believed(monkeypatch):
+    """A random model's validation direction is noise, and would select nothing."""
+    monkeypatch.setattr("gradcurate.scores.confidence.LEAST_COSINE", -1.0)
+
+
+@pytest.fixture
+def tiny_model_in_place_of_the_demo_model(tmp_path, monkeypatch, any_direction_is_believed):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXAMPLE, tmp_path / "examples" / "arithmetic")
     save_tiny_checkpoint(tmp_path / "smollm2-135m")
@@ -72,27 +78,28 @@ def test_the_example_is_what_its_script_generates(tmp_path, capsys):
 def test_the_example_marks_its_wrong_answers_and_no_other(capsys):
     rows = [json.loads(line) for line in (EXAMPLE / "pool.jsonl").read_text().splitlines()]
     for row in rows:
-        expression = re.search(r"What is (.*)\?", row["prompt"]).group(1)
+        expression = re.findall(r"What is (.*)\?", row["prompt"])[-1]
         if not expression.startswith("the gcd"):
             right = eval(expression)  # digits and operators of our own data
             assert (str(right) != row["answer"]) is row["corrupted"]
-    assert sum(row["corrupted"] for row in rows) == 16
+    assert sum(row["corrupted"] for row in rows) == 30
 
 
-def test_the_commands_of_the_readme_run(workspace, monkeypatch):
+def test_the_commands_of_the_readme_run(workspace, any_direction_is_believed):
     save_tiny_checkpoint(Path("checkpoints/step-100"), max_position_embeddings=1024)
     Path("my_rewards.py").write_text(
         Path("rewards.py").read_text().replace("def parity", "def compute_score")
     )
     documented = commands(ROOT / "README.md")
-    verbs = {"score", "select", "summary", "inspect", "reward", "verify", "rollout", "sketch"}
+    verbs = {"score", "select", "summary", "inspect", "rescore", "audit", "reward", "verify"}
+    verbs |= {"rollout", "sketch"}
     assert {command[0] for command in documented} == verbs
     for command in documented:
         if not any("examples/arithmetic" in word or "runs/arithmetic" in word for word in command):
             invoke([_known_problem(word) for word in command])
 
 
-def test_the_python_of_the_readme_runs(workspace):
+def test_the_python_of_the_readme_runs(workspace, any_direction_is_believed):
     save_tiny_checkpoint(Path("checkpoints/step-100"), max_position_embeddings=1024)
     Path("my_rewards.py").write_text(
         Path("rewards.py").read_text().replace("def parity", "def compute_score")

@@ -21,6 +21,7 @@ TREE = {
     "NoSignalError": (Exception, 3),
     "LockedError": (Exception, 4),
     "EngineError": (Exception, 5),
+    "UnreliableError": (Exception, 6),
     "NumericalError": (Exception, 1),
     "OutOfMemoryError": (Exception, 1),
 }

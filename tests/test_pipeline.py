@@ -17,7 +17,7 @@ from gradcurate.errors import (
     RewardError,
     RunDirectoryError,
 )
-from gradcurate.scores.alignment import SCORES_SCHEMA
+from gradcurate.scores.ranking import SCORES_SCHEMA
 from gradcurate.selection.selection import SELECTION_SCHEMA
 from tiny_models import save_tiny_checkpoint, tiny_llama
 
@@ -85,7 +85,7 @@ def test_a_second_score_changes_nothing_but_the_record_of_the_command(finished):
 
 
 def test_scores_and_selection_keep_their_schemas(finished):
-    gradcurate.select(RUN, top_k=2)
+    gradcurate.select(RUN, top_k=2, accept_unreliable=True)
     for name, schema in (("scores", SCORES_SCHEMA), ("selection", SELECTION_SCHEMA)):
         table = pq.read_table(f"{RUN}/{name}.parquet")
         assert table.schema.remove_metadata().equals(schema)
@@ -446,9 +446,9 @@ def test_scores_agree_with_exact_gradients(finished):
 def test_verification_sees_a_score_that_is_wrong(finished):
     path = Path(RUN, "scores.parquet")
     scores = pq.read_table(path)
-    turned = pa.array([None if value is None else -value for value in scores["score"].to_pylist()])
-    column = scores.schema.get_field_index("score")
-    pq.write_table(scores.set_column(column, scores.schema.field("score"), turned), path)
+    turned = pa.array([None if value is None else -value for value in scores["cosine"].to_pylist()])
+    column = scores.schema.get_field_index("cosine")
+    pq.write_table(scores.set_column(column, scores.schema.field("cosine"), turned), path)
     assert gradcurate.verify(RUN).score.spearman < -0.9
 
 

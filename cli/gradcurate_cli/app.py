@@ -16,8 +16,10 @@ import typer
 from typer.exceptions import TyperException
 
 from gradcurate.errors import SettingsError
+from gradcurate_cli.audit import audit
 from gradcurate_cli.inspect import inspect_problem
 from gradcurate_cli.options import JSON_FLAG
+from gradcurate_cli.rescore import rescore
 from gradcurate_cli.reward import reward
 from gradcurate_cli.rollout import rollout
 from gradcurate_cli.running import report
@@ -30,6 +32,7 @@ from gradcurate_cli.verify import verify
 EPILOG = (
     "Exit codes: 0 done; 1 failed; 2 an input cannot be used; 3 no learning signal in the rollouts; "
     "4 another process holds the run directory; 5 an engine or server does not answer; "
+    "6 the validation direction is mostly noise; "
     "130 interrupted; 143 terminated."
 )
 
@@ -60,9 +63,11 @@ for verb, name in (
     (rollout, "rollout"),
     (reward, "reward"),
     (sketch, "sketch"),
+    (rescore, "rescore"),
     (select, "select"),
     (summary, "summary"),
     (inspect_problem, "inspect"),
+    (audit, "audit"),
     (verify, "verify"),
 ):
     app.command(name, help=_help(verb), epilog=EPILOG)(verb)

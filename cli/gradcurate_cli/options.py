@@ -6,7 +6,7 @@ have one source. An option that is not given is None, and the TOML file or the d
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args
 
@@ -23,23 +23,24 @@ ConfigOption = Annotated[
     typer.Option("--config", help="A TOML file of settings; flags win over it.", show_default=False),
 ]
 
-WIDEST_CHOICES = 23
+WIDEST_CHOICES = 20
 PANELS = {
     None: "Inputs and machine",
     "problems": "Problems",
     "rollouts": "Rollouts and rewards",
-    "sketches": "Sketches and scores",
+    "sketches": "Gradients and sketches",
+    "scores": "Scores",
 }
 
 
-def with_settings(command: Callable[..., None], prefix: str = "") -> Callable[..., None]:
+def with_settings(command: Callable[..., None], only: Collection[str] | None = None) -> Callable[..., None]:
     """Give ``command(settings, ...)`` an option for every setting instead of its first argument.
 
     Args:
         command: A verb.
-        prefix: Only settings whose names begin with it; their defaults are then those of the run.
+        only: Only these settings; their defaults are then those of the run.
     """
-    fields = [field for field in setting_fields() if field.name.startswith(prefix)]
+    fields = [field for field in setting_fields() if only is None or field.name in only]
     names = [field.name for field in fields]
     own = list(inspect.signature(command).parameters.values())[1:]
 
@@ -47,7 +48,7 @@ def with_settings(command: Callable[..., None], prefix: str = "") -> Callable[..
         settings = {name: given.pop(name) for name in names}
         command({name: value for name, value in settings.items() if value is not None}, **given)
 
-    parameters = [*(_parameter(field, show_default=not prefix) for field in fields), *own]
+    parameters = [*(_parameter(field, show_default=only is None) for field in fields), *own]
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradcurate
 from gradcurate.api import RewardReport
+from gradcurate.config import reward_setting_names
 from gradcurate_cli.options import JsonOption, QuietOption, RunOption, with_settings
 from gradcurate_cli.progress import progress_for
 from gradcurate_cli.running import console, log
@@ -12,7 +13,7 @@ from gradcurate_cli.running import run as run_verb
 from gradcurate_cli.summary import status_line
 
 
-@functools.partial(with_settings, prefix="reward")
+@functools.partial(with_settings, only=reward_setting_names())
 def reward(
     settings: dict[str, Any],
     *,

@@ -28,6 +28,9 @@ def select(
             help="Folder to write to.  [dim]\\[default: RUN/exports/FORMAT][/dim]", show_default=False
         ),
     ] = None,
+    accept_unreliable: Annotated[
+        bool, typer.Option(help="Select although the validation direction is mostly noise.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the best problems of a scored run as a dataset that a trainer loads.
@@ -38,7 +41,14 @@ def select(
     Example: gradcurate select --run runs/1 --top-k 500 --format verl --out data/round-1
     """
     run_verb(
-        lambda: gradcurate.select(run, top_k=top_k, top_fraction=top_fraction, format=format, out=out),
+        lambda: gradcurate.select(
+            run,
+            top_k=top_k,
+            top_fraction=top_fraction,
+            format=format,
+            out=out,
+            accept_unreliable=accept_unreliable,
+        ),
         _show,
         as_json,
     )
@@ -46,6 +56,11 @@ def select(
 
 def _show(report: SelectReport) -> None:
     console.print(f"{report.selected} of {report.scored} scored problems ({report.strategy})")
+    if report.inseparable:
+        console.print(
+            f"{report.inseparable} problems, taken or left, cannot be told from the cut: "
+            "their scores' 90 % intervals hold it"
+        )
     for note in report.notes:
         console.print(f"note: {note}")
     console.print(f"dataset: {report.export}")

@@ -15,6 +15,9 @@ from gradcurate_cli.tables import add_columns, cut, open_table
 if TYPE_CHECKING:
     from gradcurate.report.checks import Checks
     from gradcurate.report.summary import PartSummary, RankedProblem, Summary
+    from gradcurate.scores.confidence import Confidence, SetCheck
+
+HALF = 0.5
 
 
 def summary(
@@ -44,7 +47,7 @@ def show_summary(summary: "Summary") -> None:
     console.print(_pass_rates(summary.pass_rates), "")
     console.print(status_line("pool", summary.pool_statuses))
     console.print(status_line("validation", summary.validation_statuses))
-    for line in _checks(summary.checks):
+    for line in (*_checks(summary.checks), *_confidence(summary.confidence)):
         console.print(line)
     show_bad_rows(summary.run, summary.bad_rows)
     if summary.failed_rollouts:
@@ -70,6 +73,51 @@ def _checks(checks: "Checks") -> Iterator[str]:
         )
 
 
+def _confidence(confidence: "Confidence") -> Iterator[str]:
+    from gradcurate.scores.confidence import LEAST_COSINE, remedy
+
+    for check in confidence.sets:
+        yield _direction(check)
+        if check.cosine_error:
+            yield f"numerators are in part of sketches: cosines ±{check.cosine_error:.4f}"
+    yield _reliability(confidence)
+    for check in confidence.doubtful:
+        yield (
+            f"UNRELIABLE: halves of the direction should have a cosine of at least {LEAST_COSINE}. "
+            f"{remedy(check.direction)}"
+        )
+
+
+def _direction(check: "SetCheck") -> str:
+    found = check.direction
+    halves = [
+        f"of the {what} {cosine:.2f}{'' if error is None else f' ± {error:.2f}'}"
+        for what, cosine, error in (
+            ("rollouts", found.over_rollouts, None),
+            ("problems", found.over_problems, found.over_problems_error),
+        )
+        if cosine is not None
+    ]
+    told = f"cosine of halves {', '.join(halves)}" if halves else "too few problems and rollouts to halve"
+    return f"direction of {check.name}: {found.problems} problems x {found.rollouts:.0f} rollouts, {told}"
+
+
+def _reliability(confidence: "Confidence") -> str:
+    found = confidence.ranking
+    if found is None:
+        return f"ranking by {confidence.score}: reliability unknown; it takes 4 problems with 4 rollouts"
+    needed = (
+        f"; 0.5 needs about {found.rollouts_for_half} rollouts a problem"
+        if found.rollouts_for_half is not None and found.reliability < HALF
+        else ""
+    )
+    return (
+        f"ranking by {confidence.score}: reliability {found.reliability:.2f} "
+        f"(90 %: {found.low:.2f} to {found.high:.2f}, {found.problems:.0f} problems), "
+        f"{found.share_of_best_gain:.0%} of the gain of a ranking without noise{needed}"
+    )
+
+
 def show_bad_rows(run: str, bad_rows: int) -> None:
     """Say how many rows of the files were set aside, and where they are, if any were."""
     if bad_rows:
@@ -84,13 +132,15 @@ def status_line(split: str, statuses: Mapping[str, int]) -> str:
 
 def _ranking(title: str, ranked: "Sequence[RankedProblem]") -> Table:
     table = open_table(title)
-    add_columns(table, ("rank", "score", "pass"))
+    add_columns(table, ("rank", "score", "±", "pass"))
     table.add_column("source", max_width=17)
     add_columns(table, ("problem",), justify="left")
     table.add_column("prompt")
     for row in ranked:
         texts = (cut(text) for text in (row.source, row.problem_id, row.prompt))
-        table.add_row(str(row.rank), f"{row.score:+.4f}", f"{row.pass_rate:.2f}", *texts)
+        half = "" if row.score_high is None else f"{row.score_high - row.score:.4f}"
+        rate = "" if row.pass_rate is None else f"{row.pass_rate:.2f}"
+        table.add_row(str(row.rank), f"{row.score:+.4f}", half, rate, *texts)
     return table
 
 

@@ -1,13 +1,15 @@
 """Make pool.jsonl and validation.jsonl with reasoning-gym: the same bytes on every run.
 
-Six skills and difficulties. Some answers of the pool are deliberately wrong; the column
-``corrupted`` marks them for the report, and the ranking never sees it.
+Six skills and difficulties, each question behind three worked examples. Some answers of the pool are
+deliberately wrong: those of a question with one number changed by one, as a policy that is unsure may well
+give. The column ``corrupted`` marks them for the report, and the ranking never sees it.
 
     pip install reasoning-gym
     python generate.py
 """
 
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -21,25 +23,36 @@ TWO_TERMS = {"min_terms": 2, "max_terms": 2}
 
 # source: reasoning-gym dataset, its settings, pool problems, of which corrupted, validation problems
 SOURCES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
-    "sum-1": ("chain_sum", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
-    "product-1": ("products", {**TWO_TERMS, **ONE_DIGIT}, 26, 6, 10),
-    "gcd-12": ("gcd", {"min_numbers": 2, "max_numbers": 2, "max_value": 12}, 20, 4, 4),
-    "sum3-1": ("chain_sum", {"min_terms": 3, "max_terms": 3, **ONE_DIGIT}, 16, 0, 0),
-    "sum-2": ("chain_sum", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
-    "product-2": ("products", {**TWO_TERMS, **TWO_DIGITS}, 16, 0, 0),
+    "sum-1": ("chain_sum", {**TWO_TERMS, **ONE_DIGIT}, 40, 12, 10),
+    "product-1": ("products", {**TWO_TERMS, **ONE_DIGIT}, 40, 12, 10),
+    "gcd-12": ("gcd", {"min_numbers": 2, "max_numbers": 2, "max_value": 12}, 16, 6, 4),
+    "sum3-1": ("chain_sum", {"min_terms": 3, "max_terms": 3, **ONE_DIGIT}, 8, 0, 0),
+    "sum-2": ("chain_sum", {**TWO_TERMS, **TWO_DIGITS}, 8, 0, 0),
+    "product-2": ("products", {**TWO_TERMS, **TWO_DIGITS}, 8, 0, 0),
 }
 CANDIDATES = 400  # drawn per source, so that enough are left once repeats are dropped
 SEED = 2602
+EXAMPLES = """\
+Q: What is 3 + 4?
+A: 7
+
+Q: What is 2 * 5?
+A: 10
+
+Q: What is the gcd of 4 and 6?
+A: 2
+
+"""
 
 
-def prompt(dataset: str, question: str) -> str:
+def question(dataset: str, asked: str) -> str:
     """Word a question in few tokens."""
     if dataset == "gcd":
-        numbers = re.findall(r"\d+", question)
+        numbers = re.findall(r"\d+", asked)
         return f"What is the gcd of {' and '.join(numbers)}?"
-    expression = re.search(r"\d[\d+* -]*\d", question)
+    expression = re.search(r"\d[\d+* -]*\d", asked)
     if expression is None:
-        raise ValueError(f"no expression in {question!r}")
+        raise ValueError(f"no expression in {asked!r}")
     return f"What is {expression.group()}?"
 
 
@@ -48,9 +61,9 @@ def problems(source: str) -> list[dict[str, Any]]:
     dataset, settings, *_ = SOURCES[source]
     distinct = {}
     for entry in reasoning_gym.create_dataset(dataset, size=CANDIDATES, seed=SEED, **settings):
-        asked = prompt(dataset, entry["question"])
+        asked = question(dataset, entry["question"])
         distinct[asked] = {
-            "prompt": asked,
+            "prompt": f"{EXAMPLES}Q: {asked}\nA:",
             "answer": entry["answer"],
             "source": source,
             "corrupted": False,
@@ -60,9 +73,24 @@ def problems(source: str) -> list[dict[str, Any]]:
 
 
 def corrupt(problem: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """Return the problem with an answer that is near the right one."""
-    wrong = int(problem["answer"]) + rng.choice([-3, -2, -1, 1, 2, 3])
-    return {**problem, "answer": str(wrong), "corrupted": True}
+    """Return the problem with the answer of a question that has one number changed by one."""
+    asked = problem["prompt"].removeprefix(EXAMPLES)
+    while True:
+        place = rng.choice(list(re.finditer(r"\d+", asked)))
+        changed = abs(int(place.group()) + rng.choice([-1, 1]))
+        wrong = answer(asked[: place.start()] + str(changed) + asked[place.end() :])
+        if str(wrong) != problem["answer"]:
+            return {**problem, "answer": str(wrong), "corrupted": True}
+
+
+def answer(asked: str) -> int:
+    """Return the answer of a question of two numbers."""
+    left, right = (int(number) for number in re.findall(r"\d+", asked))
+    if "gcd" in asked:
+        return math.gcd(left, right)
+    if "*" in asked:
+        return left * right
+    return left + right if "+" in asked else left - right
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

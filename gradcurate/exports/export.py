@@ -74,10 +74,12 @@ def write_export(
     selected: Sequence[SelectedProblem],
     prompt_format: PromptFormat,
     folder: Path,
+    warnings: Sequence[str] = (),
 ) -> Export:
     """Write the selection into ``folder``, by rank, with its recipe beside it.
 
-    The same selection gives the same path and bytes, and leaves a file that is there alone.
+    The same selection gives the same path and bytes, and leaves a file that is there alone. Warnings of the
+    selection are the recipe's first lines.
 
     Raises:
         RunDirectoryError: The file of that name has other content: it was changed after its export.
@@ -86,10 +88,11 @@ def write_export(
     encoded = kind.encode(selected, prompt_format)
     path = folder / f"train-{hashlib.sha256(encoded.content).hexdigest()[:8]}{kind.suffix}"
     _write_once(path, encoded.content)
-    recipe = kind.recipe(path.absolute(), len(selected)) + _noted(encoded.notes)
+    warned = "".join(f"> **Warning.** {warning}\n\n" for warning in warnings)
+    recipe = warned + kind.recipe(path.absolute(), len(selected)) + _noted(encoded.notes)
     with replacing(folder / "recipe.md") as temporary:
         temporary.write_text(recipe, encoding="utf-8")
-    return Export(format, path, len(selected), encoded.notes)
+    return Export(format, path, len(selected), (*warnings, *encoded.notes))
 
 
 def _write_once(path: Path, content: bytes) -> None:

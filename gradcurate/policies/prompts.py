@@ -58,6 +58,21 @@ def render_prompt(tokenizer: Any, problem: Problem, prompt_format: Literal["chat
     return ids
 
 
+def render_answer(tokenizer: Any, answer: str, prompt: str, end: int | None) -> list[int]:
+    """Return the token ids of a reference answer, as a response to its prompt.
+
+    Args:
+        tokenizer: The policy's.
+        answer: The answer.
+        prompt: The end of the prompt.
+        end: The token that ends a response in a chat. None: the prompt is plain text, which goes on after the
+            answer, and is followed by a space unless it ends in white space.
+    """
+    gap = " " if end is None and not prompt[-1:].isspace() else ""
+    ids = list(tokenizer(gap + answer, add_special_tokens=False)["input_ids"])
+    return ids if end is None else [*ids, end]
+
+
 def _chat_ids(tokenizer: Any, problem: Problem) -> list[int]:
     try:
         return list(

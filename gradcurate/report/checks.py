@@ -83,7 +83,7 @@ def _keys(table: pa.Table) -> list[tuple[str, int | None]]:
 
 
 def _cosines(table: pa.Table) -> Float[np.ndarray, "N N"]:
-    unit = unit_sketches(table)
+    unit = unit_sketches(table).astype(np.float32)
     cosines: np.ndarray = unit @ unit.T
     return cosines
 

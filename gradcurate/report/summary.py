@@ -10,6 +10,7 @@ from typing import Any
 from gradcurate.errors import SettingsError
 from gradcurate.problems.problem import Problem
 from gradcurate.report.checks import Checks
+from gradcurate.scores.confidence import Confidence
 from gradcurate.scores.groups import Group
 from gradcurate.suggestion import choose_from
 
@@ -24,7 +25,9 @@ class RankedProblem:
     problem_id: str
     source: str
     score: float
-    pass_rate: float
+    score_low: float | None
+    score_high: float | None
+    pass_rate: float | None
     prompt: str
     answer: str
 
@@ -63,6 +66,7 @@ class Summary:
         pass_rates: Pool problems by pass rate.
         parts: Mean scores by source, and by any other column asked for.
         checks: What the run checked of itself.
+        confidence: How far the scores can be believed.
         best: The head of the ranking.
         worst: Its tail.
     """
@@ -75,6 +79,7 @@ class Summary:
     pass_rates: Mapping[str, int]
     parts: tuple[PartSummary, ...]
     checks: Checks
+    confidence: Confidence
     best: tuple[RankedProblem, ...]
     worst: tuple[RankedProblem, ...]
 
@@ -87,6 +92,7 @@ def summarise(
     scores: Sequence[Mapping[str, Any]],
     bad_rows: int,
     checks: Checks,
+    confidence: Confidence,
     columns: Sequence[str],
     shown: int,
 ) -> Summary:
@@ -100,6 +106,7 @@ def summarise(
         scores: The rows of ``scores.parquet``, best first.
         bad_rows: How many rows of the files were set aside.
         checks: What the run checked of itself.
+        confidence: How far the scores can be believed.
         columns: Columns of the original records to compare mean scores by, besides the source.
         shown: How many problems of the ranking's head and tail to keep.
 
@@ -109,7 +116,8 @@ def summarise(
     groups = list(groups)
     by_id = {problem.problem_id: problem for problem in problems if problem.split == "pool"}
     _require_columns(columns, by_id.values())
-    ranked = [_ranked(row, by_id[row["problem_id"]]) for row in scores if row["rank"] is not None]
+    shared = shared_beginning(by_id.values())
+    ranked = [_ranked(row, by_id[row["problem_id"]], shared) for row in scores if row["rank"] is not None]
     return Summary(
         run=run,
         pool_statuses=dict(Counter(row["status"] for row in scores)),
@@ -126,6 +134,7 @@ def summarise(
             ),
         ),
         checks=checks,
+        confidence=confidence,
         best=tuple(ranked[:shown]),
         worst=tuple(ranked[max(shown, len(ranked) - shown) :]),
     )
@@ -140,16 +149,32 @@ def _require_columns(columns: Iterable[str], pool: Iterable[Problem]) -> None:
             )
 
 
-def _ranked(row: Mapping[str, Any], problem: Problem) -> RankedProblem:
-    text = " ".join(problem.prompt[-1]["content"].split())
-    excerpt = text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
+def shared_beginning(problems: Iterable[Problem]) -> int:
+    """Return how long the lines are that every prompt begins with: instructions, or examples."""
+    texts = [problem.prompt[-1]["content"] for problem in problems]
+    first, last = min(texts), max(texts)
+    if first == last:
+        return 0
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first.rfind("\n", 0, shared) + 1
+
+
+def excerpt(problem: Problem, shared: int) -> str:
+    """Return the beginning of a question, on one line, without what all have in common."""
+    text = " ".join(problem.prompt[-1]["content"][shared:].split())
+    return text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
+
+
+def _ranked(row: Mapping[str, Any], problem: Problem, shared: int) -> RankedProblem:
     return RankedProblem(
         row["rank"],
         problem.problem_id,
         problem.source,
         row["score"],
+        row["score_low"],
+        row["score_high"],
         row["pass_rate"],
-        excerpt,
+        excerpt(problem, shared),
         problem.answer,
     )
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from gradcurate.problems.problem import Split
 from gradcurate.scores.advantages import ADVANTAGES, FEWEST_REWARDS, AdvantageName, has_signal
+from gradcurate.scores.signals import PASS_REWARD
 from gradcurate.scores.token_weights import TOKEN_WEIGHTS, TokenWeightName
 
 Status = Literal[
@@ -25,16 +26,15 @@ Status = Literal[
     "failed",
     "no_rollouts",
     "no_gradient",
+    "no_score",
     "not_sketched",
 ]
 """``scored``: rewards differ. ``all_correct``: all are 1 or more. ``all_wrong``: all are 0 or less.
 ``constant_reward``: all are one value in between. ``failed``: fewer than two rewards came back.
 ``no_rollouts``: a trainer's dump has none of this problem.
-``no_gradient``: rewards differ, but gradients cancel; only a score table knows (`scores.alignment`).
+``no_gradient``: rewards differ, but gradients cancel; only a score table knows (`scores.ranking`).
+``no_score``: there is a gradient, but the score is undefined for it, as a quotient by zero is.
 ``not_sketched``: rewards differ since they were given again, and some of its rollouts have no sketch."""
-
-PASS_REWARD = 0.5
-"""A rollout with at least this reward counts towards the pass rate."""
 
 GROUP_COLUMNS = ["problem_id", "split", "rollout", "reward", "completion_token_ids"]
 
@@ -77,9 +77,8 @@ class Group:
 
     def weights(self, advantage: AdvantageName, token_weight: TokenWeightName) -> Float[np.ndarray, " G"]:
         """Return each rollout's weight in the problem's gradient; only for a scored group."""
-        advantages_G = ADVANTAGES[advantage](self.rewards_G)
-        weights_G: np.ndarray = advantages_G * TOKEN_WEIGHTS[token_weight](self.response_tokens_G)
-        return weights_G
+        advantages_G = ADVANTAGES[advantage](self.rewards_G, self.response_tokens_G)
+        return advantages_G * TOKEN_WEIGHTS[token_weight](self.response_tokens_G)
 
 
 def empty_group(problem_id: str, split: Split) -> Group:

@@ -13,17 +13,19 @@ from jaxtyping import Float, Int
 TokenWeightName = Literal["response-mean", "token-sum"]
 
 
-def response_mean(response_tokens_G: Int[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
+def response_mean(response_tokens: Int[np.ndarray, "*groups G"]) -> Float[np.ndarray, "*groups G"]:
     """Return 1 / length of each response."""
-    return 1.0 / response_tokens_G
+    return 1.0 / response_tokens
 
 
-def token_sum(response_tokens_G: Int[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
+def token_sum(response_tokens: Int[np.ndarray, "*groups G"]) -> Float[np.ndarray, "*groups G"]:
     """Return 1 for each response."""
-    return np.ones(len(response_tokens_G))
+    return np.ones(response_tokens.shape)
 
 
-TOKEN_WEIGHTS: dict[TokenWeightName, Callable[[Int[np.ndarray, " G"]], Float[np.ndarray, " G"]]] = {
+TOKEN_WEIGHTS: dict[
+    TokenWeightName, Callable[[Int[np.ndarray, "*groups G"]], Float[np.ndarray, "*groups G"]]
+] = {
     "response-mean": response_mean,
     "token-sum": token_sum,
 }

@@ -22,6 +22,10 @@ SELECTION_SCHEMA = pa.schema(
 )
 
 
+INSEPARABLE = "not separable from the cut"
+"""Said of a problem whose score may as well lie on the other side of the cut, at 90 %."""
+
+
 @dataclass(frozen=True)
 class TopK:
     """Take the ``k`` problems of the highest score."""
@@ -88,10 +92,13 @@ def select_problems(scores: pa.Table, strategy: Strategy) -> pa.Table:
             "Use more --rollouts, a higher --temperature, or a pool that the policy solves sometimes.",
         )
     taken = strategy.count(scored)
+    cut = _cut(scores, taken, scored)
     rows = []
-    for row in scores.select(["problem_id", "rank", "status"]).to_pylist():
+    for row in scores.select(["problem_id", "rank", "status", "score_low", "score_high"]).to_pylist():
         selected = row["rank"] is not None and row["rank"] <= taken
         place = f"no score: {row['status']}" if row["rank"] is None else f"rank {row['rank']} of {scored}"
+        if cut is not None and row["score_low"] is not None and row["score_low"] <= cut <= row["score_high"]:
+            place += f", {INSEPARABLE}"
         rows.append(
             {
                 "problem_id": row["problem_id"],
@@ -102,3 +109,11 @@ def select_problems(scores: pa.Table, strategy: Strategy) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(rows, schema=SELECTION_SCHEMA)
+
+
+def _cut(scores: pa.Table, taken: int, scored: int) -> float | None:
+    """Return the score between the last problem that is taken and the first that is left, if one is."""
+    if taken == scored:
+        return None
+    last, first = scores["score"][taken - 1].as_py(), scores["score"][taken].as_py()
+    return float((last + first) / 2)

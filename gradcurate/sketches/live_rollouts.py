@@ -24,6 +24,8 @@ TOKEN_COLUMNS = [
     "completion_token_ids",
     "sampling_logprobs",
 ]
+REFERENCE = -1
+"""The number of a problem's reference answer among its rollouts."""
 CANCELLED = 1e-9  # weights of order one, summed in float64, cancel to less
 
 
@@ -48,6 +50,11 @@ class LiveRollout:
     completion: Sequence[int]
     weight: float
     sampling_logprobs: Sequence[float] | None = None
+
+    @property
+    def of_reference(self) -> bool:
+        """Say whether it is the reference answer, which nobody sampled."""
+        return self.rollout == REFERENCE
 
     @property
     def response_tokens(self) -> int:
@@ -80,6 +87,11 @@ class LiveGroup:
     def rollout(self) -> None:
         """Return no number: the row is of them all."""
         return
+
+    @property
+    def of_reference(self) -> bool:
+        """Return false: reference answers are rows of their own."""
+        return False
 
     @property
     def split(self) -> Split:

@@ -28,6 +28,6 @@ def sketches_schema(dim: int) -> pa.Schema:
 
 
 def unit_sketches(rows: pa.Table) -> Float[np.ndarray, "N K"]:
-    """Return the stored unit vectors of some rows, in float32."""
+    """Return the stored unit vectors of some rows, in float16 as they are stored."""
     flat: np.ndarray = rows["sketch"].combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(rows), -1).astype(np.float32)
+    return flat.reshape(len(rows), -1)

@@ -43,6 +43,7 @@ from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths, 
 Batch = tuple[LiveRow, ...]
 SHARE_OF_TIME_SAVING = 0.2
 SECOND_SEED_ROWS = 16
+REFERENCE_SHARDS = ("pool-reference-", "validation-reference-")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def remove_other_shards(stage: SketchStage, batches: Sequence[Batch]) -> None:
     """Remove shards of another cut: rewards that were computed again can make other rollouts live."""
     expected = {shard_path(stage.folder, batch) for batch in batches}
     for path in set(shard_paths(stage.folder)) - expected:
+        if path.name.startswith(REFERENCE_SHARDS):  # no reward moves them
+            continue
         path.unlink()
         stage.second_seed.unlink(missing_ok=True)
 
@@ -99,7 +102,8 @@ def remove_other_shards(stage: SketchStage, batches: Sequence[Batch]) -> None:
 def shard_path(folder: Path, batch: Batch) -> Path:
     """Return where a batch's shard lies."""
     key = hashlib.sha256("\n".join(f"{r.problem_id} {r.rollout}" for r in batch).encode()).hexdigest()[:16]
-    return folder / f"{batch[0].split}-{key}.parquet"
+    kind = "-reference" if batch[0].of_reference else ""
+    return folder / f"{batch[0].split}{kind}-{key}.parquet"
 
 
 def run_validation_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Progress) -> None:

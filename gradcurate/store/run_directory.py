@@ -9,9 +9,12 @@ Layout (a contract; other tools may read it)::
     vllm.log                          what vLLM printed, where it sampled
     ingest.json                       what became of a trainer's dump, where rollouts are from one
     validation/direction.safetensors  the exact validation gradient
+    validation/weights.parquet        what it is a sum of
     validation/second_seed.parquet    a few rows of sketches of another seed: their error
     sketches/*.parquet                one shard a batch of rollouts
     scores.parquet  selection.parquet
+    reliability.json                  how far the scores can be believed
+    audit.csv                         answers to check
     exports/<trainer>/
 
 What a stage still owes is computed from what exists. A stage whose finished files carry another
@@ -80,6 +83,11 @@ class RunDirectory:
         return self.root / "validation" / "direction.safetensors"
 
     @property
+    def direction_weights(self) -> Path:
+        """Return the path of the weights that the direction is a sum with."""
+        return self.direction.with_name("weights.parquet")
+
+    @property
     def second_seed(self) -> Path:
         """Return the path of the rows that were sketched with a second seed."""
         return self.direction.with_name(SECOND_SEED)
@@ -88,6 +96,16 @@ class RunDirectory:
     def scores(self) -> Path:
         """Return the path of the scores."""
         return self.root / "scores.parquet"
+
+    @property
+    def reliability(self) -> Path:
+        """Return the path of how far the scores can be believed."""
+        return self.root / "reliability.json"
+
+    @property
+    def audit(self) -> Path:
+        """Return the path of the answers to check."""
+        return self.root / "audit.csv"
 
     @property
     def selection(self) -> Path:

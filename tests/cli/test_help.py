@@ -8,7 +8,18 @@ import pytest
 
 from gradcurate.config import flag, setting_fields
 
-VERBS = ("score", "rollout", "sketch", "select", "summary", "inspect", "verify")
+VERBS = (
+    "score",
+    "rollout",
+    "reward",
+    "sketch",
+    "rescore",
+    "select",
+    "summary",
+    "inspect",
+    "audit",
+    "verify",
+)
 HEAVY = ("torch", "transformers", "pyarrow", "numpy", "pydantic", "datasets")
 
 

@@ -23,9 +23,9 @@ MOST_KL = 1e-5
 def settings(tmp_path_factory, demo_model):
     """A part of the demo that each engine samples in a minute."""
     folder = tmp_path_factory.mktemp("engines")
-    for name, count in (("pool", 8), ("validation", 6)):
-        lines = (EXAMPLE / f"{name}.jsonl").read_text().splitlines()[:count]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    solved_sometimes = (EXAMPLE / "validation.jsonl").read_text().splitlines()
+    for name, part in (("pool", slice(6, 18)), ("validation", slice(6))):
+        (folder / f"{name}.jsonl").write_text("\n".join(solved_sometimes[part]) + "\n")
     return {
         "pool": str(folder / "pool.jsonl"),
         "validation": str(folder / "validation.jsonl"),

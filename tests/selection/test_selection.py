@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradcurate.errors import NoSignalError, SettingsError
-from gradcurate.scores.alignment import SCORES_SCHEMA
-from gradcurate.selection.selection import SELECTION_SCHEMA, TopFraction, TopK, select_problems
+from gradcurate.scores.ranking import SCORES_SCHEMA
+from gradcurate.selection.selection import INSEPARABLE, SELECTION_SCHEMA, TopFraction, TopK, select_problems
 
 
 def scores_of(scored, unscored=0):
@@ -101,3 +101,60 @@ def test_a_fraction_outside_its_range_is_refused(fraction):
         f"--top-fraction must be above 0 and at most 1; {fraction} was given. "
         "Use 0.25 for the best quarter of the problems that have a score."
     )
+
+
+def with_intervals(half_widths):
+    """Scores 0.9, 0.8, ... with intervals; None is a score without one."""
+    scores = [0.9 - 0.1 * place for place in range(len(half_widths))]
+    rows = [
+        {
+            "problem_id": f"s{rank}",
+            "rank": rank,
+            "score": score,
+            "status": "scored",
+            "source": "s",
+            "rollouts": 4,
+            "failed_rollouts": 0,
+            **({} if half is None else {"score_low": score - half, "score_high": score + half}),
+        }
+        for rank, (score, half) in enumerate(zip(scores, half_widths, strict=True), start=1)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)
+
+
+def inseparable(selection):
+    return [row["problem_id"] for row in selection.to_pylist() if row["reason"].endswith(INSEPARABLE)]
+
+
+@pytest.mark.parametrize(
+    ("half_widths", "expected"),
+    [
+        ([0.01] * 4, []),
+        ([0.01, 0.06, 0.01, 0.01], ["s2"]),
+        ([0.01, 0.04, 0.04, 0.01], []),
+        ([0.2, 0.06, 0.06, 0.2], ["s1", "s2", "s3", "s4"]),
+        ([0.2, None, 0.06, None], ["s1", "s3"]),
+        ([None] * 4, []),
+    ],
+)
+def test_a_problem_whose_interval_holds_the_cut_is_said_to_be_inseparable(half_widths, expected):
+    """The cut lies half way between the last score that is taken and the first that is left: at 0.75."""
+    selection = select_problems(with_intervals(half_widths), TopK(2))
+    assert inseparable(selection) == expected
+    assert taken(selection) == ["s1", "s2"]
+
+
+def test_where_all_are_taken_there_is_no_cut():
+    wide = with_intervals([1.0] * 3)
+    assert inseparable(select_problems(wide, TopK(3))) == []
+    assert inseparable(select_problems(wide, TopK(2))) == ["s1", "s2", "s3"]
+
+
+def test_the_reason_says_the_place_first():
+    reasons = select_problems(with_intervals([0.1, 0.01, 0.01]), TopK(1))["reason"].to_pylist()
+    assert INSEPARABLE == "not separable from the cut"
+    assert reasons == [
+        "selected, rank 1 of 3, not separable from the cut",
+        "left, rank 2 of 3",
+        "left, rank 3 of 3",
+    ]

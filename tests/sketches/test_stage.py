@@ -11,7 +11,7 @@ import torch
 
 from gradcurate.errors import NumericalError
 from gradcurate.progress import Progress, Silent, Task
-from gradcurate.scores.alignment import sum_gradients
+from gradcurate.scores.stored import read_rows
 from gradcurate.sketches import stage as sketch_stage
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import load_direction, norm
@@ -334,15 +334,16 @@ def test_one_row_a_problem_is_the_weighted_sum_of_its_rollouts(stage, sketcher):
     groups = live_groups(rollouts)
     run_validation_sketches(stage, VALIDATION, Silent())
     run_pool_sketches(stage, [tuple(groups[:2]), tuple(groups[2:])], Silent())
-    rows = sum_gradients(stage.folder, "pool", {group.problem_id: {None: 1.0} for group in groups})
+    rows = list(read_rows(stage.folder, "pool", {group.problem_id: [None] for group in groups}))
     direction = load_direction(stage.direction, sketcher.space, torch.device("cpu"))
     alone = sketch_batch(sketcher, as_batch(rollouts), along=direction)
-    for number, group in enumerate(groups):
+    assert [row.problem_id for row in rows] == [group.problem_id for group in groups]
+    for number, row in enumerate(rows):
         mine = slice(3 * number, 3 * number + 3)
         weights = torch.tensor([r.weight for r in rollouts[mine]])
         expected = (weights @ alone.sketches[mine]).numpy()
         length = np.linalg.norm(expected)
-        assert np.linalg.norm(rows.sketches[group.problem_id] - expected) < 1e-3 * length
-        assert np.linalg.norm(rows.sketches[group.problem_id] + expected) > length
+        assert np.linalg.norm(row.sketches[0] - expected) < 1e-3 * length
+        assert np.linalg.norm(row.sketches[0] + expected) > length
         dot = (weights.double() @ alone.directional[mine]).item()
-        assert rows.dots[group.problem_id] == pytest.approx(dot, rel=1e-3, abs=float(1e-4 * length))
+        assert row.derivatives == pytest.approx([dot], rel=1e-3, abs=float(1e-4 * length))

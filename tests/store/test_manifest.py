@@ -88,7 +88,7 @@ def test_a_directory_without_one_names_the_verb(tmp_path):
         (lambda text: "", "JSONDecodeError: Expecting value: line 1 column 1 (char 0). "),
         (lambda text: "[]", "TypeError: "),
         (lambda text: "{}", "KeyError: 'schema_version'. "),
-        (lambda text: text.replace('"policy"', '"other"'), "KeyError: 'policy'. "),
+        (lambda text: text.replace('"policy":', '"other":'), "KeyError: 'policy'. "),
         (
             lambda text: text.replace('version": 1', 'version": 2'),
             "ValueError: schema version 2 instead of 1. ",

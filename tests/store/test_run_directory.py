@@ -78,8 +78,11 @@ def test_the_layout_is_a_contract(tmp_path):
         "vllm.log",
         "sketches",
         "validation/direction.safetensors",
+        "validation/weights.parquet",
         "validation/second_seed.parquet",
         "scores.parquet",
+        "reliability.json",
+        "audit.csv",
         "selection.parquet",
         "exports/verl",
     ]
