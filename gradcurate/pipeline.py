@@ -153,6 +153,12 @@ def _require_rewardable(settings: Settings, run: RunDirectory, problems: Sequenc
             f"those of {run.root} are sums (--granularity problem), weighted by the first rewards",
             "Score into another --run.",
         )
+    if run.direction.exists() and settings.scorer == "forward":
+        raise RunDirectoryError(
+            "Later rewards need a sketch for each rollout, for they move the validation direction",
+            f"those of {run.root} are derivatives along the first one (--scorer forward)",
+            "Score into another --run.",
+        )
 
 
 def _rewards(settings: Settings, inputs: Inputs) -> AbstractContextManager[RewardPool | None]:
@@ -342,6 +348,7 @@ def _sketch(
             VALIDATION_ROLLOUTS: _direction_digest(live["validation"]),
         },
         mismatch_limit=settings.mismatch_limit if models.gradients is models.policy else math.inf,
+        scorer=settings.scorer,
     )
     validation, pool = (
         cut_batches(

@@ -171,7 +171,8 @@ def _add_shard(sums: ProblemGradients, shard: pa.Table, weights: Mapping[str, Ma
         weight = weights.get(problem_id, {}).get(rollout)
         if weight is not None:
             dot = weight * directional[row] if directional[row] is not None else 0.0
-            sums.add(problem_id, weight * norms[row] * unit[row], dot)
+            norm = np.nan if norms[row] is None else norms[row]  # of --scorer forward
+            sums.add(problem_id, weight * norm * unit[row], dot)
 
 
 def _reward_statistics(group: Group) -> dict[str, float | int | None]:
@@ -195,6 +196,8 @@ def _alignment(
         return {"status": "no_gradient"}
     sketch, dot = pool.sketches[problem_id], pool.dots[problem_id]
     norm = float(np.linalg.norm(sketch))
+    if np.isnan(norm):  # only derivatives were taken
+        return {"score": dot, "numerator": "exact", "dot": dot}
     if norm <= STORAGE_ERROR * pool.lengths[problem_id]:
         return {"status": "no_gradient"}
     sketched_dot = float(sketch @ validation_K)

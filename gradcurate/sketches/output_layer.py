@@ -31,9 +31,7 @@ def logits_are_of_head(model: Any) -> bool:
     return len(outputs) == 1 and torch.equal(outputs[0], logits)
 
 
-def token_logprobs(
-    model: Any, batch: TokenBatch, temperature: float, chunked: bool
-) -> Float[Tensor, " N"]:
+def token_logprobs(model: Any, batch: TokenBatch, temperature: float, chunked: bool) -> Float[Tensor, " N"]:
     """Return the log-probability of each predicted token, by a forward pass that keeps no activations.
 
     Args:

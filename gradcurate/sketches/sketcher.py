@@ -26,7 +26,6 @@ from gradcurate.sketches.projection import ModuleProjection, Projection, project
 from gradcurate.sketches.score_function import backward_score_functions
 from gradcurate.sketches.token_batch import TokenBatch
 
-
 SMALLER = "Use --gradient-checkpointing, --dtype bfloat16, or a device with more memory."
 
 

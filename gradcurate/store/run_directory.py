@@ -10,6 +10,7 @@ Layout (a contract; other tools may read it)::
     ingest.json                       what became of a trainer's dump, where rollouts are from one
     validation/direction.safetensors  the exact validation gradient
     validation/second_seed.parquet    a few rows of sketches of another seed: their error
+    validation/step.json              the step of differences, with --scorer forward
     sketches/*.parquet                one shard a batch of rollouts
     scores.parquet  selection.parquet
     exports/<trainer>/
@@ -26,6 +27,7 @@ from gradcurate.errors import RunDirectoryError
 from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths
 
 SECOND_SEED = "second_seed.parquet"
+STEP = "step.json"
 
 
 @dataclass(frozen=True)
