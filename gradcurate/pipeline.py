@@ -153,12 +153,6 @@ def _require_rewardable(settings: Settings, run: RunDirectory, problems: Sequenc
             f"those of {run.root} are sums (--granularity problem), weighted by the first rewards",
             "Score into another --run.",
         )
-    if run.direction.exists() and settings.scorer == "forward":
-        raise RunDirectoryError(
-            "Later rewards need a sketch for each rollout, for they move the validation direction",
-            f"those of {run.root} are derivatives along the first one (--scorer forward)",
-            "Score into another --run.",
-        )
 
 
 def _rewards(settings: Settings, inputs: Inputs) -> AbstractContextManager[RewardPool | None]:
@@ -404,6 +398,12 @@ def _rescore(settings: Settings, run: RunDirectory, problems: Sequence[Problem])
     made_of = read_fingerprint(shard_paths(run.sketches)[0])
     live = _live_rollouts(settings, run, groups)["validation"]
     same = made_of[VALIDATION_ROLLOUTS] == _direction_digest(live)
+    if settings.scorer == "forward" and not same:
+        raise RunDirectoryError(
+            "Later rewards that move the validation direction need a sketch for each rollout",
+            f"{run.sketches} has derivatives along the first one (--scorer forward)",
+            f"Score into another --run, or remove {run.rewards} to go back to the first rewards.",
+        )
     scores = score_problems(
         *_pool(problems, groups),
         sums["pool"],

@@ -131,6 +131,51 @@ def test_a_gradient_model_that_is_not_there_is_named_by_its_own_option(workspace
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("granularity", ["rollout", "problem"])
+def test_forward_passes_alone_score_by_the_same_dots(finished, granularity):
+    again(finished, scorer="forward", granularity=granularity)
+    known, found = (pq.read_table(Path(run, "scores.parquet")).to_pylist() for run in (RUN, "runs/2"))
+    dots = {row["problem_id"]: row["dot"] for row in known if row["score"] is not None}
+    largest = max(abs(dot) for dot in dots.values())
+    for row in found:
+        expected = dots.get(row["problem_id"])
+        if row["status"] != "scored":
+            assert row["score"] is expected is None
+            continue
+        assert row["dot"] == row["score"] == pytest.approx(expected, abs=2e-3 * largest)
+        assert row["norm"] is row["sketched_cosine"] is None
+        assert row["numerator"] == "exact"
+    assert [row["rank"] for row in found if row["rank"]] == list(range(1, len(dots) + 1))
+    verified = gradcurate.verify("runs/2", problems=5)
+    assert verified.score.spearman > 0.9
+    assert verified.sketched_cosine is None
+    checks = gradcurate.summary("runs/2").checks
+    assert checks.second_seed_rows == 0
+    assert checks.difference_error < 0.01
+    gradcurate.select("runs/2", top_k=2)
+
+
+def test_forward_scores_stand_as_long_as_the_direction_does(finished):
+    again(finished, scorer="forward")
+    before = scores("runs/2")
+    gradcurate.reward("runs/2")
+    assert scores("runs/2") == before
+    Path("other.py").write_text(
+        "def length(data_source, solution_str, ground_truth, extra_info):\n"
+        "    return float(len(solution_str) % 3 == 0)\n"
+    )
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.reward("runs/2", reward="other.py:length")
+    assert str(caught.value) == (
+        "Later rewards that move the validation direction need a sketch for each rollout; runs/2/sketches "
+        "has derivatives along the first one (--scorer forward). Score into another --run, or remove "
+        "runs/2/rewards to go back to the first rewards."
+    )
+    shutil.rmtree("runs/2/rewards")
+    gradcurate.score(**{**finished, "run": "runs/2", "scorer": "forward"})
+    assert scores("runs/2") == before
+
+
 def test_modules_narrow_the_gradient(finished):
     narrowed = again(finished, modules="q_proj, layers.1.mlp.*")
     assert narrowed != pytest.approx(scores(RUN), abs=0.02)

@@ -68,6 +68,8 @@ def _checks(checks: "Checks") -> Iterator[str]:
             f"sketch error, by a second seed on {checks.second_seed_rows} rows: "
             f"scores ±{checks.norm_error:.1%}{cosines}"
         )
+    if checks.difference_error is not None:
+        yield f"derivatives by forward passes, of two steps: ±{checks.difference_error:.1%}"
 
 
 def show_bad_rows(run: str, bad_rows: int) -> None:

@@ -87,6 +87,11 @@ class RunDirectory:
         return self.direction.with_name(SECOND_SEED)
 
     @property
+    def step(self) -> Path:
+        """Return the path of the step of differences."""
+        return self.direction.with_name(STEP)
+
+    @property
     def scores(self) -> Path:
         """Return the path of the scores."""
         return self.root / "scores.parquet"

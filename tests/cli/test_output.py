@@ -180,7 +180,7 @@ def awkward_summary():
     part = PartSummary("difficulty", "x" * 50, problems=100, scored=0, mean_score=None, mean_pass_rate=None)
     rates = dict.fromkeys(("0", "up to 1/4", "up to 1/2", "up to 3/4", "below 1", "1"), 10000)
     dump = {"matched": 90, "unmatched": 4, "ambiguous": 1, "unusable": 0}
-    checks = Checks(0.00123, 12.5, 10000, 0.0123, 0.0156, dump)
+    checks = Checks(0.00123, 12.5, 10000, 0.0123, 0.0156, 0.00123, dump)
     one = {"scored": 1}
     return Summary("runs/[1]", one, one, 3, 7, rates, (part,), checks, (ranked,), (ranked,))
 
@@ -195,6 +195,7 @@ def test_a_summary_is_whole_on_80_columns(capsys):
     assert sum("10000      10000" in line for line in lines) == 1
     assert "sampler's log-probabilities: KL 0.001 nats a token, largest gap 1e+01" in lines
     assert "sketch error, by a second seed on 10000 rows: scores ±1.2%, cosines ±0.0156" in lines
+    assert "derivatives by forward passes, of two steps: ±0.1%" in lines
     assert "rollouts of the dump: 90 matched, 4 unmatched, 1 ambiguous, 0 unusable" in lines
     assert "rows set aside: 3; runs/[1]/bad_rows.jsonl says why" in lines
     assert "rollouts without a reward: 7; `gradcurate inspect` shows why" in lines

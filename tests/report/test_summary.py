@@ -38,7 +38,7 @@ def group(problem_id, rewards, split="pool", failed=0):
 
 
 STATUSES = {"all_correct": 1, "failed": 1}
-CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156, None)
+CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156, None, None)
 
 
 def summarised(scores, problems, groups=(), columns=(), shown=10):
