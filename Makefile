@@ -27,7 +27,7 @@ verify-demo: demo ## the demo's scores against exact gradients
 	$(BIN)/python benchmarks/fidelity.py --run $(RUN) --problems 40
 
 bench-sketch: demo $(VENV)-bergson/.installed ## every table of docs/benchmarks.md, in about an hour
-	for script in overhead reference_algorithm sharing against_bergson dimensions throughput; do \
+	for script in overhead forward reference_algorithm sharing against_bergson dimensions throughput; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
