@@ -29,7 +29,6 @@ from gradcurate.sketches.sketcher import BatchGradients, build_sketcher
 from gradcurate.sketches.stage import STEP_ROWS
 from gradcurate.sketches.step import settle_differences
 
-REPETITIONS = 1
 LOWEST_SPEARMAN = 0.999
 LARGEST_RATIO = 0.8
 Batch = tuple[LiveRollout, ...]
@@ -51,16 +50,15 @@ def essays(tokens: int, count: int) -> list[LiveRollout]:
 
 def in_turn(passes: Sequence[Pass], batches: Sequence[Batch]) -> tuple[np.ndarray, np.ndarray]:
     """Return the derivatives of each pass (passes by rollouts), and its times (passes by batches)."""
-    times = np.zeros((len(passes), REPETITIONS * len(batches)))
+    times = np.zeros((len(passes), len(batches)))
     derivatives: list[list[torch.Tensor]] = [[] for _ in passes]
-    for place, batch in enumerate([*batches] * REPETITIONS):
+    for place, batch in enumerate(batches):
         for number, run in enumerate(passes):
             started = time.perf_counter()
             found = run(batch).directional
             times[number, place] = time.perf_counter() - started
             derivatives[number].append(found)
-    rollouts = sum(map(len, batches))
-    return np.stack([torch.cat(parts).numpy()[:rollouts] for parts in derivatives]), times
+    return np.stack([torch.cat(parts).numpy() for parts in derivatives]), times
 
 
 def by_problem(rollouts: Sequence[LiveRollout], derivatives: np.ndarray) -> np.ndarray:

@@ -52,21 +52,15 @@ class Factored(ModuleGradients):
 
     def along(self, matrix: Float[Tensor, "O I"]) -> Float[Tensor, " B"]:
         """Apply the matrix to the wider side, so that what is left to add up is the narrower."""
-        if matrix.shape[0] < matrix.shape[1]:
-            moved = self.inputs.to(matrix.dtype) @ matrix.T
-            parts = moved.split([grads.shape[2] for grads in self.output_grads], dim=2)
-            pairs = zip(parts, self.output_grads, strict=True)
-            return torch.stack([_row_dots(part, grads) for part, grads in pairs]).sum(0)
-        return _row_dots(self._pulled_back(matrix), self.inputs)
-
-    def _pulled_back(self, matrix: Float[Tensor, "O I"]) -> Float[Tensor, "B T I"]:
-        """Return ``d[b, t]^T matrix``, the members' parts added up as they are multiplied."""
-        grads = [part.flatten(0, 1).to(matrix.dtype) for part in self.output_grads]
-        rows = matrix.split([part.shape[1] for part in grads])
-        moved = grads[0] @ rows[0]
-        for part, own in zip(grads[1:], rows[1:], strict=True):
-            moved.addmm_(part, own)
-        return moved.view_as(self.inputs)
+        total = torch.zeros(len(self.inputs), dtype=torch.float64, device=self.inputs.device)
+        parts = torch.split(matrix, [grads.shape[2] for grads in self.output_grads])
+        for grads, part in zip(self.output_grads, parts, strict=True):
+            if part.shape[1] > part.shape[0]:
+                moved, other = self.inputs.to(part.dtype) @ part.T, grads
+            else:
+                moved, other = grads.to(part.dtype) @ part, self.inputs
+            total += moved.float().mul_(other).sum(2).double().sum(1)
+        return total
 
     def weighted(self, weights: Float[Tensor, " B"]) -> Float[Tensor, "O I"]:
         """Weigh the inputs, and multiply once."""
@@ -97,8 +91,3 @@ class Formed(ModuleGradients):
     def weighted(self, weights: Float[Tensor, "1"]) -> Float[Tensor, "O I"]:
         """Scale."""
         return self.gradient.float() * weights
-
-
-def _row_dots(left: Float[Tensor, "B T F"], right: Float[Tensor, "B T F"]) -> Float[Tensor, " B"]:
-    """Return each row's inner product, a token's in float32 and their sum in float64; may overwrite ``left``."""
-    return left.float().mul_(right).sum(2).double().sum(1)
