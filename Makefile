@@ -32,7 +32,7 @@ bench-scores: $(VENV)/.development ## the tables of docs/reliability.md
 	$(BIN)/python benchmarks/scores.py
 
 bench-sketch: $(VENV)/.development $(VENV)-bergson/.installed ## every table of docs/benchmarks.md, in about an hour
-	for script in overhead reference_algorithm sharing against_bergson dimensions throughput; do \
+	for script in overhead forward reference_algorithm sharing against_bergson dimensions throughput; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

@@ -13,10 +13,11 @@ from material import BATCH_TOKENS, demo_policy
 from measuring import median_ratio, seconds, write_table
 
 from gradcurate.sketches.batches import cut_batches
+from gradcurate.sketches.halving import Budget
 from gradcurate.sketches.live_rollouts import LiveRollout, LiveRow, live_groups
 from gradcurate.sketches.live_sketches import sketch_rows
 from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.sketcher import Budget, build_sketcher
+from gradcurate.sketches.sketcher import build_sketcher
 
 CASES = [(30, 40), (100, 40), (300, 40), (300, 100), (40, 300)]
 PROBLEMS, GROUP, REPETITIONS = 2, 8, 3

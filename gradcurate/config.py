@@ -178,6 +178,11 @@ class Settings:
     kernel: Literal["fft", "outer"] = _setting(
         "How sketches are computed; both give the same.", stage="sketches", default="fft"
     )
+    scorer: Literal["sketch", "forward"] = _setting(
+        "What measures the pool: sketch, or forward, two forward passes that leave no norms and no sketches.",
+        stage="sketches",
+        default="sketch",
+    )
     granularity: Literal["rollout", "problem"] = _setting(
         "A sketch for each rollout, or one weighted sum for each problem, whose prompt then passes once.",
         stage="sketches",

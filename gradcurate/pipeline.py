@@ -327,6 +327,7 @@ def _sketch(
             VALIDATION_ROLLOUTS: _direction_digest(directed),
         },
         mismatch_limit=settings.mismatch_limit if models.gradients is models.policy else math.inf,
+        scorer=settings.scorer,
     )
     validation, pool = (
         _batches(settings, _rows(settings, live[split])) + _batches(settings, references[split])

@@ -181,6 +181,12 @@ def _require_kept(settings: Settings, expression: Expression) -> None:
                 "--granularity problem keeps one sum for each problem",
                 "Use --granularity rollout in a new --run, or --score cosine or dot.",
             )
+        if signal.of_sketches and settings.scorer == "forward":
+            raise SettingsError(
+                f"--score {name} needs sketches",
+                "--scorer forward makes none of the pool",
+                "Use --score dot or t, or --scorer sketch in a new --run.",
+            )
 
 
 def require_validation_signal(settings: Settings, run: RunDirectory, groups: Iterable[Group]) -> None:

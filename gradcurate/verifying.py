@@ -21,7 +21,7 @@ from gradcurate.progress import Progress, Task
 from gradcurate.report.verification import Proxy, Verification, compare, evenly_spaced
 from gradcurate.results import read_groups, read_rollouts, read_scores, split_weights, unsketched
 from gradcurate.scoring import score_settings
-from gradcurate.sketches.direction import Direction, load_direction, norm
+from gradcurate.sketches.direction import Direction, dot, load_direction, norm
 from gradcurate.sketches.discovery import find_gradient_space
 from gradcurate.sketches.live_rollouts import TOKEN_COLUMNS, LiveRollout, live_rollouts
 from gradcurate.sketches.modules import GradientSpace
@@ -53,13 +53,13 @@ class _Exact:
     Attributes:
         space: Its gradient space.
         direction: The validation gradient.
-        cosines: Of the chosen problems.
+        alignments: Of the chosen problems: cosines, or with ``--scorer forward`` dots.
         seconds: What it took.
     """
 
     space: GradientSpace
     direction: Direction
-    cosines: dict[str, float] = field(default_factory=dict)
+    alignments: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -71,7 +71,8 @@ def verify(
     for stage in (run.rollouts, run.direction):
         require_stage(stage, "gradcurate score")
     _require_own_direction(run, settings)
-    ranked = {row["problem_id"]: row for row in read_scores(run).to_pylist() if row["cosine"] is not None}
+    compared = "dot" if settings.scorer == "forward" else "cosine"
+    ranked = {row["problem_id"]: row for row in read_scores(run).to_pylist() if row[compared] is not None}
     _require_ranking(ranked)
     rollouts = _read_rollouts(run, settings, evenly_spaced(list(ranked), problems))
     sampler = _same_policy(manifest)
@@ -95,8 +96,10 @@ def verify(
         problems=len(rollouts.chosen),
         sketch_dim=settings.sketch_dim,
         ideal_rmse=settings.sketch_dim**-0.5,
-        score=compare(truth.cosines, {p: ranked[p]["cosine"] for p in rollouts.chosen}),
-        sketched_cosine=compare(truth.cosines, {p: ranked[p]["sketched_cosine"] for p in rollouts.chosen}),
+        score=compare(truth.alignments, {p: ranked[p][compared] for p in rollouts.chosen}),
+        sketched_cosine=None
+        if settings.scorer == "forward"
+        else compare(truth.alignments, {p: ranked[p]["sketched_cosine"] for p in rollouts.chosen}),
         # Of later rewards, none was stored.
         direction_error=None if moved else error / norm(truth.direction),
         proxy=_judge(proxy, found[sampler], found[proxy]) if proxy != sampler else None,
@@ -107,6 +110,7 @@ def _require_own_direction(run: RunDirectory, settings: Settings) -> None:
     made_with = read_fingerprint(run.scores)
     others = {
         "--validation-run": made_with.get("validation_runs"),
+        "--validation-signal": settings.validation_signal if settings.validation_signal != "policy" else None,
         "--exclude-rollouts": made_with.get("excluded_rollouts"),
         "--validation-merge": settings.validation_merge if settings.validation_merge != "sum" else None,
         "--validation-aggregation": settings.validation_aggregation
@@ -123,7 +127,7 @@ def _require_own_direction(run: RunDirectory, settings: Settings) -> None:
 
 
 def _judge(proxy: Checkpoint, policy: _Exact, other: _Exact) -> Proxy:
-    return Proxy(proxy.name, compare(policy.cosines, other.cosines), other.seconds / policy.seconds)
+    return Proxy(proxy.name, compare(policy.alignments, other.alignments), other.seconds / policy.seconds)
 
 
 def _read_rollouts(run: RunDirectory, settings: Settings, chosen: Sequence[str]) -> _Rollouts:
@@ -155,8 +159,9 @@ def _differentiate(
 
     direction = gradient("validation", rollouts.weights["validation"])
     aim = _scaled(direction, scales)
-    cosines = {p: cosine(_scaled(gradient("pool", {p}), scales), aim) for p in rollouts.chosen}
-    return _Exact(space, direction, cosines, time.perf_counter() - started)
+    align = dot if settings.scorer == "forward" else cosine
+    alignments = {p: align(_scaled(gradient("pool", {p}), scales), aim) for p in rollouts.chosen}
+    return _Exact(space, direction, alignments, time.perf_counter() - started)
 
 
 def _weight(policy: Policy, settings: Settings, rollout: LiveRollout) -> float | Tensor:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import gradcurate
 from finished_runs import contents, finish
-from gradcurate.errors import NumericalError, PolicyError, RunDirectoryError
+from gradcurate.errors import NumericalError, PolicyError, RunDirectoryError, SettingsError
 from tiny_models import save_tiny_checkpoint, tiny_tokenizer
 
 RUN = "runs/1"
@@ -129,6 +129,57 @@ def test_a_gradient_model_that_is_not_there_is_named_by_its_own_option(workspace
         "./nowhere is not there. Check the path."
     )
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("granularity", ["rollout", "problem"])
+def test_forward_passes_alone_score_by_the_same_dots(finished, granularity):
+    again(finished, scorer="forward", granularity=granularity, score="dot")
+    known, found = (pq.read_table(Path(run, "scores.parquet")).to_pylist() for run in (RUN, "runs/2"))
+    dots = {row["problem_id"]: row["dot"] for row in known if row["score"] is not None}
+    largest = max(abs(dot) for dot in dots.values())
+    for row in found:
+        expected = dots.get(row["problem_id"])
+        if row["status"] != "scored":
+            assert row["score"] is expected is None
+            continue
+        assert row["dot"] == row["score"] == pytest.approx(expected, abs=2e-3 * largest)
+        assert row["norm"] is row["sketched_cosine"] is None
+        assert row["numerator"] == "exact"
+    assert [row["rank"] for row in found if row["rank"]] == list(range(1, len(dots) + 1))
+    verified = gradcurate.verify("runs/2", problems=5)
+    assert verified.score.spearman > 0.9
+    assert verified.sketched_cosine is None
+    checks = gradcurate.summary("runs/2").checks
+    assert checks.second_seed_rows == 0
+    assert checks.difference_error < 0.01
+    gradcurate.select("runs/2", top_k=2, accept_unreliable=True)
+
+
+def test_forward_scores_stand_as_long_as_the_direction_does(finished):
+    again(finished, scorer="forward", score="t")
+    before = scores("runs/2")
+    gradcurate.reward("runs/2")
+    assert scores("runs/2") == before
+    Path("other.py").write_text(
+        "def length(data_source, solution_str, ground_truth, extra_info):\n"
+        "    return float(len(solution_str) % 3 == 0)\n"
+    )
+    with pytest.raises(RunDirectoryError) as caught:
+        gradcurate.reward("runs/2", reward="other.py:length")
+    assert str(caught.value) == (
+        "Scores along another direction than that of the stored derivatives need sketches; runs/2/sketches "
+        "has none of the pool (--scorer forward). Score into another --run; if later rewards moved the "
+        "direction, removing rewards/ brings the first ones back."
+    )
+    shutil.rmtree("runs/2/rewards")
+    gradcurate.score(**{**finished, "run": "runs/2", "scorer": "forward", "score": "t"})
+    with pytest.raises(SettingsError) as caught:
+        gradcurate.rescore("runs/2", score="cosine")
+    assert str(caught.value) == (
+        "--score cosine needs sketches; --scorer forward makes none of the pool. Use --score dot or t, or "
+        "--scorer sketch in a new --run."
+    )
+    assert scores("runs/2") == before
 
 
 def test_modules_narrow_the_gradient(finished):

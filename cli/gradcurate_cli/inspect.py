@@ -44,10 +44,12 @@ def _why(inspection: "Inspection") -> str:
     if inspection.score is None:
         return "has a learning signal; no score"
     score = inspection.score
+    rank, dot = f"rank {score['rank']}", f"dot with the validation gradient {score['dot']:+.4g}"
+    if score["norm"] is None:
+        return f"{rank}, {dot}"
     return (
-        f"rank {score['rank']}, score {score['score']:+.4f}, by sketches alone "
-        f"{score['sketched_cosine']:+.4f}\n"
-        f"dot with the validation gradient {score['dot']:+.4g}, norm {score['norm']:.4g}"
+        f"{rank}, score {score['score']:+.4f}, by sketches alone {score['sketched_cosine']:+.4f}\n"
+        f"{dot}, norm {score['norm']:.4g}"
     )
 
 

@@ -1,5 +1,6 @@
 """``gradcurate summary``."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gradcurate.scores.confidence import Confidence, SetCheck
 
 HALF = 0.5
+WIDTH = 80
 
 
 def summary(
@@ -48,7 +50,7 @@ def show_summary(summary: "Summary") -> None:
     console.print(status_line("pool", summary.pool_statuses))
     console.print(status_line("validation", summary.validation_statuses))
     for line in (*_checks(summary.checks), *_confidence(summary.confidence)):
-        console.print(line)
+        console.print(textwrap.fill(line, WIDTH, subsequent_indent="  "))
     show_bad_rows(summary.run, summary.bad_rows)
     if summary.failed_rollouts:
         console.print(f"rollouts without a reward: {summary.failed_rollouts}; `gradcurate inspect` shows why")
@@ -71,6 +73,8 @@ def _checks(checks: "Checks") -> Iterator[str]:
             f"sketch error, by a second seed on {checks.second_seed_rows} rows: "
             f"scores ±{checks.norm_error:.1%}{cosines}"
         )
+    if checks.difference_error is not None:
+        yield f"derivatives by forward passes, of two steps: ±{checks.difference_error:.1%}"
 
 
 def _confidence(confidence: "Confidence") -> Iterator[str]:

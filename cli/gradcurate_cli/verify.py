@@ -48,7 +48,9 @@ def show_verification(found: "Verification") -> None:
     table.add_column("stored")
     add_columns(table, ("Spearman", "rmse", "worst"))
     add_columns(table, ("worst problem",), justify="left")
-    compared = [("score", found.score), ("cosine of sketches", found.sketched_cosine)]
+    compared = [("score", found.score)]
+    if found.sketched_cosine is not None:
+        compared.append(("cosine of sketches", found.sketched_cosine))
     if found.proxy is not None:
         compared.append((f"exact under {cut(found.proxy.model)}", found.proxy.agreement))
     for name, fidelity in compared:
@@ -56,7 +58,8 @@ def show_verification(found: "Verification") -> None:
         numbers = (spearman, f"{fidelity.rmse:.5f}", f"{fidelity.worst:.5f}")
         table.add_row(name, *numbers, cut(fidelity.worst_problem))
     console.print(table, "")
-    console.print(f"rmse of an ideal sketch, 1/sqrt(K={found.sketch_dim}): {found.ideal_rmse:.5f}")
+    if found.sketched_cosine is not None:
+        console.print(f"rmse of an ideal sketch, 1/sqrt(K={found.sketch_dim}): {found.ideal_rmse:.5f}")
     if found.direction_error is not None:
         console.print(f"relative error of the validation direction: {found.direction_error:.2g}")
     if found.proxy is not None:

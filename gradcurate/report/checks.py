@@ -1,4 +1,4 @@
-"""What a run checked of itself: the sampler's log-probabilities, and the error of sketching.
+"""What a run checked of itself: the sampler's log-probabilities, and the error of sketches or of differences.
 
 A second seed on a few rows shows that error without exact gradients: two estimates of the same
 number differ by sqrt(2) times the error of either.
@@ -33,6 +33,7 @@ class Checks:
         second_seed_rows: How many rows were sketched with a second seed.
         norm_error: The error of a sketched length, relative to it; a score's own error.
         cosine_error: The error of the cosine of two sketches.
+        difference_error: With ``--scorer forward``, how far derivatives of two steps are apart, relatively.
         dump: Of rollouts that a trainer wrote, how many were matched, and how many not, by reason;
             None for sampled ones.
     """
@@ -42,6 +43,7 @@ class Checks:
     second_seed_rows: int
     norm_error: float | None
     cosine_error: float | None
+    difference_error: float | None
     dump: Mapping[str, int] | None
 
 
@@ -58,6 +60,7 @@ def read_checks(run: RunDirectory) -> Checks:
         second_seed_rows=0 if again is None else len(again),
         norm_error=norm_error,
         cosine_error=cosine_error,
+        difference_error=json.loads(run.step.read_text())["disagreement"] if run.step.exists() else None,
         dump=json.loads(run.ingest.read_text()) if run.ingest.exists() else None,
     )
 

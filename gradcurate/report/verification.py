@@ -52,7 +52,7 @@ class Verification:
         sketch_dim: K.
         ideal_rmse: 1/sqrt(K), the error of an ideal sketch's cosine.
         score: The scores, with exact numerators and sketched norms.
-        sketched_cosine: The cosines of sketches alone.
+        sketched_cosine: The cosines of sketches alone; None where the pool has none.
         direction_error: The stored validation direction's distance from the exact one, relative to it; None
             where later rewards have moved it, so that none is stored.
         proxy: The judgement of a gradient model, where one was given or the run was made with one.
@@ -62,7 +62,7 @@ class Verification:
     sketch_dim: int
     ideal_rmse: float
     score: Fidelity
-    sketched_cosine: Fidelity
+    sketched_cosine: Fidelity | None
     direction_error: float | None
     proxy: Proxy | None = None
 

@@ -157,7 +157,7 @@ SIGNALS: Mapping[str, Signal] = {
     "cosine_corrected": Signal(
         cosine_corrected, "the cosine without the noise in both lengths", **_GRADIENT, of_rollouts=True
     ),
-    "gold": Signal(gold, "the cosine of the reference answer's own gradient", of_direction=True),
+    "gold": Signal(gold, "the cosine of the reference answer's own gradient", **_GRADIENT),
     "learnalign": Signal(learnalign, "alignment with the pool itself: LearnAlign", of_sketches=True),
     "norm": Signal(norm, "the gradient's length", of_sketches=True),
     "learnability": Signal(learnability, "p(1 - p)"),

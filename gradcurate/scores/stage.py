@@ -198,9 +198,20 @@ def read_stored_direction(
 
 
 def _evidence(stage: ScoreStage, targets: Sequence[Target]) -> list[list[Evidence]]:
-    """Return the evidence of each problem along each target."""
+    """Return the evidence of each problem along each target.
+
+    Raises:
+        RunDirectoryError: A target needs sketches, and there are none.
+    """
     along: list[list[Evidence]] = [[] for _ in targets]
     for rows, evidence in _read(stage):
+        if rows.sketches is None and any(target.rest is not None for target in targets):
+            raise RunDirectoryError(
+                "Scores along another direction than that of the stored derivatives need sketches",
+                f"{stage.folder} has none of the pool (--scorer forward)",
+                "Score into another --run; if later rewards moved the direction, removing rewards/ brings "
+                "the first ones back.",
+            )
         for problems, target in zip(along, targets, strict=True):
             problems.append(
                 replace(

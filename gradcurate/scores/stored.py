@@ -72,11 +72,12 @@ def _read_block(folder: Path, split: Split, wanted: Wanted) -> Iterator[StoredRo
     rows = pa.concat_tables(found)
     keys = zip(rows["problem_id"].to_pylist(), rows["rollout"].to_pylist(), strict=True)
     places = {key: place for place, key in enumerate(keys)}
-    unit = None if rows["sketch"].null_count else unit_sketches(rows)
+    unit = unit_sketches(rows)
     norms, response_tokens = rows["norm"].to_numpy(), rows["response_tokens"].to_numpy()
     derivatives = rows["directional"].cast(pa.float64()).to_numpy()  # null becomes NaN
     for problem_id, rollouts in wanted.items():
         at = [places.get((problem_id, rollout), -1) for rollout in rollouts]
         if -1 not in at:
-            sketches = None if unit is None else unit[at].astype(np.float32) * norms[at][:, None]
-            yield StoredRows(problem_id, sketches, derivatives[at], response_tokens[at])
+            sketches = unit[at].astype(np.float32) * norms[at][:, None].astype(np.float32)
+            known = None if np.isnan(sketches).any() else sketches
+            yield StoredRows(problem_id, known, derivatives[at], response_tokens[at])

@@ -5,11 +5,12 @@ from dataclasses import replace
 from gradcurate.config import Settings
 from gradcurate.policies.checkpoints import Checkpoint
 from gradcurate.policies.policy import Policy
+from gradcurate.sketches.halving import Budget
 from gradcurate.sketches.optimizer_state import read_second_moments
 from gradcurate.sketches.preconditioner import factor_moments
 from gradcurate.sketches.projection import Projection
 from gradcurate.sketches.prompt_sharing import require_prompt_sharing
-from gradcurate.sketches.sketcher import Budget, Sketcher, build_sketcher, preconditioned
+from gradcurate.sketches.sketcher import Sketcher, build_sketcher, preconditioned
 
 
 def sketcher_for(settings: Settings, checkpoint: Checkpoint, policy: Policy) -> Sketcher:

@@ -8,6 +8,7 @@ own; its metadata holds a `DirectionRecord`.
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from gradcurate.errors import first_line
 from gradcurate.sketches.direction_record import RECORD_KEY, DirectionRecord, reading_direction
-from gradcurate.sketches.modules import GradientSpace
+from gradcurate.sketches.modules import GradientSpace, Member
 
 Direction = dict[str, Tensor]
 """Float32 matrices (O, I) by the name of their fused module."""
@@ -39,19 +40,20 @@ def dot(left: Direction, right: Direction) -> float:
     return float(sum((left[name].double() * right[name].double()).sum() for name in left))
 
 
+def weight_parts(direction: Direction, space: GradientSpace) -> Iterator[tuple[Member, Tensor]]:
+    """Yield each weight with its part of a direction, in the weight's shape."""
+    for fused in space.modules:
+        parts = torch.split(direction[fused.name], list(fused.member_features))
+        yield from ((m, m.to_weight(part)) for m, part in zip(fused.members, parts, strict=True))
+
+
 def save_direction(direction: Direction, space: GradientSpace, path: Path, record: DirectionRecord) -> None:
     """Write a direction under the weights' own names.
 
     Raises:
         OSError: It cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
-    for fused in space.modules:
-        parts = torch.split(direction[fused.name], list(fused.member_features))
-        tensors |= {
-            member.parameter: member.to_weight(part).cpu().contiguous()
-            for member, part in zip(fused.members, parts, strict=True)
-        }
+    tensors = {m.parameter: part.cpu().contiguous() for m, part in weight_parts(direction, space)}
     try:
         save_file(tensors, path, metadata={RECORD_KEY: json.dumps(asdict(record))})
     except SafetensorError as error:  # a full disk is one, and no OSError

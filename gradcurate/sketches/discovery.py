@@ -87,6 +87,20 @@ def head_name(model: Any) -> str | None:
     return next((name for name, module in model.named_modules() if module is head), None)
 
 
+@contextmanager
+def untied_head(model: Any, space: GradientSpace) -> Iterator[None]:
+    """Part an output layer that is in the space from embeddings that it is tied to, which are not."""
+    head, weight = model.get_output_embeddings(), f"{head_name(model)}.weight"
+    tied = head.weight if weight in {member.parameter for member in space.members} else None
+    if tied is not None:
+        head.weight = nn.Parameter(tied.detach(), requires_grad=False)
+    try:
+        yield
+    finally:
+        if tied is not None:
+            head.weight = tied
+
+
 def _candidates(model: Any, patterns: Sequence[str]) -> list[Member]:
     """Return the weights to look for, the output layer last."""
     head = head_name(model)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradcurate.sketches.direction import Direction
+from gradcurate.sketches.forward import Differences, difference_batch
 from gradcurate.sketches.live_rollouts import LiveGroup, LiveRollout, LiveRow
 from gradcurate.sketches.sketcher import BatchGradients, Sketcher, sketch_batch
 from gradcurate.sketches.token_batch import TokenBatch, pack_groups, pad_rollouts
@@ -57,6 +58,12 @@ def sketch_rows(
     weights = torch.tensor([rows[owner].weight for owner in layout.owners], device=sketcher.model.device)
     found = sketch_batch(sketcher, layout.tokens, along=along, onto=onto, weights=weights.float())
     return _added_up(found, layout.owners, len(rows))
+
+
+def difference_rows(differences: Differences, rows: Sequence[LiveRow]) -> BatchGradients:
+    """Return the derivatives of live rows, all of one kind, by forward passes alone."""
+    layout = lay_out(rows, differences.twins.ahead)
+    return _added_up(difference_batch(differences, layout.tokens), layout.owners, len(rows))
 
 
 def lay_out(rows: Sequence[LiveRow], model: Any) -> Layout:
@@ -117,7 +124,7 @@ def _parts(group: LiveGroup, together: int) -> list[tuple[LiveRollout, ...]]:
 
 
 def _added_up(found: BatchGradients, owners: Sequence[int], rows: int) -> BatchGradients:
-    places = torch.tensor(owners, device=found.sketches.device)
+    places = torch.tensor(owners, device=found.logprobs.device)
 
     def sums(parts: Tensor) -> Tensor:
         return parts.new_zeros(rows, *parts.shape[1:]).index_add_(0, places, parts)
@@ -125,6 +132,6 @@ def _added_up(found: BatchGradients, owners: Sequence[int], rows: int) -> BatchG
     return BatchGradients(
         token_logprobs=found.token_logprobs,
         logprobs=sums(found.logprobs),
-        sketches=sums(found.sketches),
+        sketches=None if found.sketches is None else sums(found.sketches),
         directional=None if found.directional is None else sums(found.directional),
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from gradcurate.sketches.direction import Direction, dot, norm
-from gradcurate.sketches.discovery import head_name
+from gradcurate.sketches.discovery import untied_head
 from gradcurate.sketches.modules import GradientSpace
 
 WeightedRollout = tuple[Sequence[int], Sequence[int], float | Tensor]
@@ -44,22 +44,17 @@ def cosine(left: Direction, right: Direction) -> float:
 
 @contextmanager
 def _asking_for_gradients(model: Any, space: GradientSpace) -> Iterator[dict[str, nn.Parameter]]:
-    """Unfreeze the space's weights; an output layer in it is parted from embeddings that it is tied to."""
+    """Unfreeze the space's weights, and freeze them again."""
     model.requires_grad_(False)
-    head, name = model.get_output_embeddings(), f"{head_name(model)}.weight"
-    tied = head.weight if name in {member.parameter for member in space.members} else None
-    if tied is not None:
-        head.weight = nn.Parameter(tied.detach())
-    weights = {m.parameter: model.get_parameter(m.parameter) for m in space.members}
-    for weight in weights.values():
-        weight.requires_grad_(True).grad = None
-    try:
-        yield weights
-    finally:
-        if tied is not None:
-            head.weight = tied
-        model.requires_grad_(False)
-        model.zero_grad(set_to_none=True)
+    with untied_head(model, space):
+        weights = {m.parameter: model.get_parameter(m.parameter) for m in space.members}
+        for weight in weights.values():
+            weight.requires_grad_(True).grad = None
+        try:
+            yield weights
+        finally:
+            model.requires_grad_(False)
+            model.zero_grad(set_to_none=True)
 
 
 def token_logprobs(

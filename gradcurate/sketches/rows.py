@@ -1,7 +1,8 @@
 """The sketches' schema: one row a rollout, or one a problem, whose ``rollout`` is then null.
 
 The sketch is stored with unit norm in float16 and its norm beside it in float32, so that long and
-short gradients are kept equally well.
+short gradients are kept equally well. Both are null where only the derivative along the validation
+direction was taken (``--scorer forward``).
 """
 
 import numpy as np
@@ -20,14 +21,18 @@ def sketches_schema(dim: int) -> pa.Schema:
             pa.field("logprob", pa.float64(), nullable=False),
             pa.field("logprob_kl", pa.float64()),
             pa.field("logprob_gap", pa.float64()),
-            pa.field("norm", pa.float32(), nullable=False),
+            pa.field("norm", pa.float32()),
             pa.field("directional", pa.float64()),
-            pa.field("sketch", pa.list_(pa.float16(), dim), nullable=False),
+            pa.field("sketch", pa.list_(pa.float16(), dim)),
         ]
     )
 
 
 def unit_sketches(rows: pa.Table) -> Float[np.ndarray, "N K"]:
-    """Return the stored unit vectors of some rows, in float16 as they are stored."""
-    flat: np.ndarray = rows["sketch"].combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(rows), -1)
+    """Return the stored unit vectors of some rows, in float16 as stored; NaN where a row has none."""
+    sketches = rows["sketch"].combine_chunks()
+    units = np.full((len(rows), sketches.type.list_size), np.nan, dtype=np.float16)
+    units[sketches.is_valid().to_numpy(zero_copy_only=False)] = (
+        sketches.flatten().to_numpy().reshape(-1, units.shape[1])
+    )
+    return units

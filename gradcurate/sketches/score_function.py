@@ -7,14 +7,8 @@ the gradient of the summed log-probability holds every rollout's own.
 Of rollouts that an earlier policy sampled, each token's part can be weighed by how much likelier this
 policy finds it, ``min(pi / pi_sampler, cap)``: truncated importance sampling, as trainers correct for stale
 rollouts (verl ``rollout_is``, TRL ``vllm_importance_sampling_cap``).
-
-The output layer runs only where a token is predicted, and over a chunk of those positions at a
-time: whole logits would be most of the memory. Models that change their logits after the
-output layer (a soft cap, a scale) compute them whole.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,23 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradcurate.sketches.discovery import probe_tokens
+from gradcurate.sketches.output_layer import chunks, log_softmax, predicting_logits, predicting_states
 from gradcurate.sketches.token_batch import TokenBatch
-
-LOGITS_PER_CHUNK = {"cpu": 2**24, "accelerator": 2**27}
-"""64 MiB in float32 on a CPU: with less, a wide output layer is read too often (dev/LOG.md)."""
-
-
-def logits_are_of_head(model: Any) -> bool:
-    """Tell whether the logits are what the output layer returns, unchanged."""
-    head, outputs = model.get_output_embeddings(), []
-    if head is None:
-        return False
-    handle = head.register_forward_hook(lambda _module, _args, output: outputs.append(output))
-    with torch.no_grad():
-        logits = model(input_ids=probe_tokens(model), use_cache=False).logits
-    handle.remove()
-    return len(outputs) == 1 and torch.equal(outputs[0], logits)
 
 
 def backward_score_functions(
@@ -52,40 +31,28 @@ def backward_score_functions(
         model: Its weights frozen; something in it must ask for a gradient.
         batch: The rollouts.
         temperature: Divides the logits.
-        chunked: The logits are those of the output layer (`logits_are_of_head`).
+        chunked: The logits are those of the output layer (`output_layer.logits_are_of_head`).
         importance_cap: The largest importance weight; None: tokens are not weighed so.
     """
-    sampled = None if importance_cap is None else batch.sampled_logprobs
-    targets = _Targets(batch.targets, batch.token_weights, sampled, importance_cap, temperature)
-    inputs = {"input_ids": batch.input_ids, "use_cache": False}
-    if batch.position_ids is not None:
-        inputs |= {"position_ids": batch.position_ids, "attention_mask": batch.attention}
+    targets = _Targets(
+        batch.targets, batch.token_weights, batch.sampled_logprobs, importance_cap, temperature
+    )
     with torch.enable_grad():
-        return (_by_chunks if chunked else _at_once)(model, inputs, batch, targets)
+        return (_by_chunks if chunked else _at_once)(model, batch, targets)
 
 
-def _at_once(
-    model: Any, inputs: dict[str, Any], batch: TokenBatch, targets: "_Targets"
-) -> Float[Tensor, " N"]:
-    positions, places = torch.unique(batch.columns, return_inverse=True)
-    logits = model(**inputs, logits_to_keep=positions).logits[batch.rows, places]
+def _at_once(model: Any, batch: TokenBatch, targets: "_Targets") -> Float[Tensor, " N"]:
+    logits = predicting_logits(model, batch)
     logprobs, grads = _differentiate(logits.detach(), targets)
     torch.autograd.backward(logits, grads)
     return logprobs
 
 
-def _by_chunks(
-    model: Any, inputs: dict[str, Any], batch: TokenBatch, targets: "_Targets"
-) -> Float[Tensor, " N"]:
-    head = model.get_output_embeddings()
-    with _skipped(head) as hidden_states:
-        model(**inputs)
-    hidden = hidden_states[0][batch.rows, batch.columns]
+def _by_chunks(model: Any, batch: TokenBatch, targets: "_Targets") -> Float[Tensor, " N"]:
+    head, hidden = model.get_output_embeddings(), predicting_states(model, batch)
     hidden_grads = torch.zeros_like(hidden)
     logprobs = torch.empty(len(hidden), device=hidden.device)
-    chunk = max(1, LOGITS_PER_CHUNK["cpu" if hidden.is_cpu else "accelerator"] // head.weight.shape[0])
-    for start in range(0, len(hidden), chunk):
-        part = slice(start, start + chunk)
+    for part in chunks(hidden, head):
         piece = hidden[part].detach().requires_grad_(hidden.requires_grad)
         logits = head(piece)
         logprobs[part], grads = _differentiate(logits.detach(), targets.part(part))
@@ -96,22 +63,6 @@ def _by_chunks(
     if hidden.requires_grad:
         torch.autograd.backward(hidden, hidden_grads)
     return logprobs
-
-
-@contextmanager
-def _skipped(head: Any) -> Iterator[list[Tensor]]:
-    """Let the output layer run on one position only, and catch what it would have read."""
-    caught: list[Tensor] = []
-
-    def keep(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        caught.append(args[0])
-        return (args[0][0, :1].detach(),)  # a matrix: with more dimensions, the weight would be copied
-
-    handle = head.register_forward_pre_hook(keep)
-    try:
-        yield caught
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -135,12 +86,30 @@ class _Targets:
 
     def scales(self, logprobs: Float[Tensor, " n"]) -> Float[Tensor, " n"] | None:
         """Return what each token's gradient is multiplied by; None: one."""
-        if self.weights is None and self.sampled_logprobs is None and self.temperature == 1:
-            return None
-        scales = torch.ones_like(logprobs) if self.weights is None else self.weights
-        if self.sampled_logprobs is not None and self.importance_cap is not None:
-            scales = scales * importance_weights(logprobs, self.sampled_logprobs, self.importance_cap)
-        return scales / self.temperature
+        counts = token_counts(logprobs, self.weights, self.sampled_logprobs, self.importance_cap)
+        if self.temperature == 1:
+            return counts
+        return (torch.ones_like(logprobs) if counts is None else counts) / self.temperature
+
+
+def token_counts(
+    logprobs: Float[Tensor, " n"],
+    weights: Float[Tensor, " n"] | None,
+    sampled_logprobs: Float[Tensor, " n"] | None,
+    importance_cap: float | None,
+) -> Float[Tensor, " n"] | None:
+    """Return what each token's log-probability counts in its row's; None: one.
+
+    Args:
+        logprobs: The policy's own.
+        weights: The tokens' weights (`TokenBatch.token_weights`).
+        sampled_logprobs: The sampler's.
+        importance_cap: The largest importance weight; None: tokens are not weighed so.
+    """
+    if sampled_logprobs is None or importance_cap is None:
+        return weights
+    importance = importance_weights(logprobs, sampled_logprobs, importance_cap)
+    return importance if weights is None else weights * importance
 
 
 def importance_weights(
@@ -154,8 +123,7 @@ def _differentiate(
     logits: Float[Tensor, "n V"], targets: _Targets
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
     """Return the targets' log-probabilities, and the gradient of their weighted sum by the logits."""
-    scaled = logits.float() if targets.temperature == 1 else logits.float() / targets.temperature
-    grads = torch.log_softmax(scaled, dim=-1)
+    grads = log_softmax(logits, targets.temperature)
     places = targets.tokens[:, None]
     logprobs = grads.gather(1, places)[:, 0]
     grads.exp_().neg_().scatter_add_(1, places, torch.ones_like(logprobs)[:, None])

@@ -3,39 +3,30 @@
 A `Sketcher` holds what does not change over a run. `sketch_batch` runs forward and backward and,
 while each module's gradients pass by, adds them to the sketches and, where asked, to the
 validation direction or to the derivatives along it.
-
-A batch that does not fit in memory is cut in half, and so is every later one of its size. Rows do
-not interact, so this changes no result beyond rounding.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradcurate.errors import OutOfMemoryError, first_line
 from gradcurate.sketches.collector import collecting
 from gradcurate.sketches.direction import Direction
 from gradcurate.sketches.discovery import find_gradient_space, head_name
 from gradcurate.sketches.gradients import ModuleGradients
+from gradcurate.sketches.halving import Budget, run_in_parts
 from gradcurate.sketches.kernels import KERNELS, Kernel, KernelName, add_buckets
 from gradcurate.sketches.modules import FusedModule, GradientSpace
+from gradcurate.sketches.output_layer import logits_are_of_head
 from gradcurate.sketches.preconditioner import Preconditioner, precondition_projection
 from gradcurate.sketches.projection import ModuleProjection, Projection, project_space
-from gradcurate.sketches.score_function import backward_score_functions, logits_are_of_head
+from gradcurate.sketches.score_function import backward_score_functions
 from gradcurate.sketches.token_batch import TokenBatch
 
-
-@final
-@dataclass
-class Budget:
-    """The smallest batch that is cut, in padded tokens: too large for the settings, or for the memory."""
-
-    too_many_tokens: int = sys.maxsize
+SMALLER = "Use --gradient-checkpointing, --dtype bfloat16, or a device with more memory."
 
 
 @dataclass(frozen=True)
@@ -73,14 +64,26 @@ class BatchGradients:
     Attributes:
         token_logprobs: The log-probability of each predicted token.
         logprobs: Their sums over each row.
-        sketches: S applied to each row's score function, float32.
+        sketches: S applied to each row's score function, float32; None where no gradient was taken.
         directional: ``<g, v>`` in float64, or None where no direction was given.
     """
 
     token_logprobs: Float[Tensor, " N"]
     logprobs: Float[Tensor, " B"]
-    sketches: Float[Tensor, "B K"]
+    sketches: Float[Tensor, "B K"] | None
     directional: Float[Tensor, " B"] | None
+
+
+def joined(parts: Sequence[BatchGradients]) -> BatchGradients:
+    """Return what was left of a batch's rows, part by part, as that of all of them."""
+    sketches = [part.sketches for part in parts if part.sketches is not None]
+    directional = [part.directional for part in parts if part.directional is not None]
+    return BatchGradients(
+        token_logprobs=torch.cat([part.token_logprobs for part in parts]),
+        logprobs=torch.cat([part.logprobs for part in parts]),
+        sketches=torch.cat(sketches) if sketches else None,
+        directional=torch.cat(directional) if directional else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class _Wanted:
     onto: Direction | None
     weights: Float[Tensor, " B"] | None
 
-    def of_rows(self, start: int, stop: int) -> "_Wanted":
-        return replace(self, weights=None if self.weights is None else self.weights[start:stop])
+    def of_rows(self, rows: slice) -> "_Wanted":
+        return replace(self, weights=None if self.weights is None else self.weights[rows])
 
 
 def build_sketcher(
@@ -155,51 +158,19 @@ def sketch_batch(
     Raises:
         OutOfMemoryError: A single row does not fit.
     """
-    return _sketch(sketcher, batch, _Wanted(along, onto, weights), frozenset())
+    wanted = _Wanted(along, onto, weights)
 
+    def attempt(part: TokenBatch, rows: slice, summed: set[str]) -> BatchGradients:
+        return _pass(sketcher, part, wanted.of_rows(rows), summed)
 
-def _sketch(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, summed: frozenset[str]) -> BatchGradients:
-    """Sketch at once, or in halves; ``summed`` names modules that are in the direction already."""
-    budget, rows = sketcher.budget, len(batch.lengths)
-    if rows > 1 and (sketcher.single_rows or batch.padded_tokens >= budget.too_many_tokens):
-        return _sketch_halves(sketcher, batch, wanted, summed)
-    finished = set(summed)
-    try:
-        return _pass(sketcher, batch, wanted, finished)
-    except RuntimeError as error:  # torch has no other class for it on a CPU
-        if not _is_out_of_memory(error):
-            raise
-        if rows == 1:
-            raise OutOfMemoryError(
-                f"A rollout of {batch.padded_tokens} tokens must fit in memory with its activations",
-                f"it does not: {first_line(error)}",
-                "Use --gradient-checkpointing, --dtype bfloat16, or a device with more memory.",
-            ) from error
-    budget.too_many_tokens = min(budget.too_many_tokens, batch.padded_tokens)
-    if batch.input_ids.is_cuda:
-        torch.cuda.empty_cache()
-    return _sketch_halves(sketcher, batch, wanted, frozenset(finished))
-
-
-def _sketch_halves(
-    sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, summed: frozenset[str]
-) -> BatchGradients:
-    rows = len(batch.lengths)
-    parts = [
-        _sketch(sketcher, batch.slice(start, stop), wanted.of_rows(start, stop), summed)
-        for start, stop in ((0, rows // 2), (rows // 2, rows))
-    ]
-    directional = [part.directional for part in parts if part.directional is not None]
-    return BatchGradients(
-        token_logprobs=torch.cat([part.token_logprobs for part in parts]),
-        logprobs=torch.cat([part.logprobs for part in parts]),
-        sketches=torch.cat([part.sketches for part in parts]),
-        directional=torch.cat(directional) if directional else None,
-    )
+    return joined(run_in_parts(batch, sketcher.budget, attempt, SMALLER, single_rows=sketcher.single_rows))
 
 
 def _pass(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, finished: set[str]) -> BatchGradients:
-    """Run forward and backward once; note in ``finished`` which modules are in the direction."""
+    """Run forward and backward once; note in ``finished`` which modules are in the direction.
+
+    Those that are already were summed by an attempt on more rows, which failed after them.
+    """
     rows, device = len(batch.lengths), batch.input_ids.device
     sketches = torch.zeros(rows, sketcher.projection.dim, device=device)
     directional = torch.zeros(rows, dtype=torch.float64, device=device)
@@ -221,7 +192,3 @@ def _pass(sketcher: Sketcher, batch: TokenBatch, wanted: _Wanted, finished: set[
         )
     logprobs = torch.zeros(rows, device=device).index_add_(0, batch.rows, found)
     return BatchGradients(found, logprobs, sketches, directional if wanted.along is not None else None)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

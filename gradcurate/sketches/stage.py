@@ -6,6 +6,9 @@ so far is kept in ``validation/partial.safetensors``, with the number of batches
 was killed goes on from there. Saving it is rationed, so that a large model does not spend its time
 on writing; batches after the last save are run once more for the sum, and their shards are kept.
 
+With ``scorer="forward"`` the pool's derivatives are differences of two forward passes, and its rows
+have neither norm nor sketch.
+
 Every batch is checked: gradients finite and not zero, log-probabilities those of the sampler. A
 few rows in the middle of the pool are sketched with a second seed as well, into
 ``validation/second_seed.parquet``: the difference is the error that sketching makes.
@@ -19,11 +22,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, Literal, final
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
+from jaxtyping import Float
 
 from gradcurate.errors import NumericalError
 from gradcurate.progress import Progress, Task
@@ -31,19 +34,21 @@ from gradcurate.sketches.diagnosis import first_not_finite
 from gradcurate.sketches.direction import Direction, dot, load_direction, save_direction, zero_direction
 from gradcurate.sketches.direction_record import DirectionRecord, read_record
 from gradcurate.sketches.live_rollouts import LiveRow
-from gradcurate.sketches.live_sketches import lay_out, sketch_rows
+from gradcurate.sketches.live_sketches import difference_rows, lay_out, sketch_rows
 from gradcurate.sketches.mismatch import require_agreement, row_mismatches
 from gradcurate.sketches.preconditioner import precondition_direction
 from gradcurate.sketches.rows import sketches_schema
 from gradcurate.sketches.sketcher import BatchGradients, Sketcher, with_seed
+from gradcurate.sketches.step import settle_differences
 from gradcurate.store.atomic import replacing
-from gradcurate.store.run_directory import SECOND_SEED, require_equal_fingerprints
+from gradcurate.store.run_directory import SECOND_SEED, STEP, require_equal_fingerprints
 from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths, write_table
 
 Batch = tuple[LiveRow, ...]
 SHARE_OF_TIME_SAVING = 0.2
 SECOND_SEED_ROWS = 16
 REFERENCE_SHARDS = ("pool-reference-", "validation-reference-")
+STEP_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class SketchStage:
         direction: Where the validation direction goes.
         fingerprint: What the shards depend on.
         mismatch_limit: The largest divergence from the sampler that a batch may have.
+        scorer: How the pool's derivatives are taken.
     """
 
     sketcher: Callable[[], Sketcher]
@@ -63,11 +69,17 @@ class SketchStage:
     direction: Path
     fingerprint: Fingerprint
     mismatch_limit: float = float("inf")
+    scorer: Literal["sketch", "forward"] = "sketch"
 
     @property
     def second_seed(self) -> Path:
         """Return where sketches of another seed go."""
         return self.direction.with_name(SECOND_SEED)
+
+    @property
+    def step(self) -> Path:
+        """Return where the step of differences is kept."""
+        return self.direction.with_name(STEP)
 
     @property
     def partial(self) -> Path:
@@ -129,19 +141,33 @@ def run_validation_sketches(stage: SketchStage, batches: Sequence[Batch], progre
 
 
 def run_pool_sketches(stage: SketchStage, batches: Sequence[Batch], progress: Progress) -> None:
-    """Sketch the pool, with each rollout's exact derivative along the validation direction."""
+    """Take each pool rollout's exact derivative along the validation direction, with its sketch or alone."""
     owed = [batch for batch in batches if not shard_path(stage.folder, batch).exists()]
+    sketched_again = stage.scorer == "forward" or stage.second_seed.exists()
     with _task(stage, batches, "sketch pool", progress) as task:
-        if not owed and (stage.second_seed.exists() or not batches):
+        if not owed and (sketched_again or not batches):
             return
         sketcher = stage.sketcher()
-        direction = _load_dual(stage, sketcher)
+        differentiate = _along_direction(stage, sketcher, batches)
         for batch in owed:
-            gradients = sketch_rows(sketcher, batch, along=direction)
-            table = _table(stage, batch, gradients)
+            table = _table(stage, batch, differentiate(batch))
             write_table(shard_path(stage.folder, batch), table, "sketches", stage.fingerprint)
             task.advance(len(batch), tokens=sum(r.tokens for r in batch))
-        _sketch_again(stage, sketcher, batches)
+        if not sketched_again:
+            _sketch_again(stage, sketcher, batches)
+
+
+def _along_direction(
+    stage: SketchStage, sketcher: Sketcher, batches: Sequence[Batch]
+) -> Callable[[Batch], BatchGradients]:
+    """Return what takes a batch's derivatives along the finished direction, as the stage's scorer does."""
+    dual = _dual(load_direction(stage.direction, sketcher.space, sketcher.model.device), sketcher)
+    if stage.scorer == "forward":
+        sample = batches[len(batches) // 2][:STEP_ROWS]
+        differences = settle_differences(sketcher, dual, sample, stage.step)
+        return lambda batch: difference_rows(differences, batch)
+    along = {name: matrix.to(sketcher.model.dtype) for name, matrix in dual.items()}
+    return lambda batch: sketch_rows(sketcher, batch, along=along)
 
 
 def _sketch_again(stage: SketchStage, sketcher: Sketcher, batches: Sequence[Batch]) -> None:
@@ -187,13 +213,6 @@ def _dual(direction: Direction, sketcher: Sketcher) -> Direction:
     return precondition_direction(direction, sketcher.preconditioner)
 
 
-def _load_dual(stage: SketchStage, sketcher: Sketcher) -> Direction:
-    """Read the finished direction, in the model's own dtype, for products with its gradients."""
-    direction = load_direction(stage.direction, sketcher.space, sketcher.model.device)
-    dual = _dual(direction, sketcher)
-    return {name: matrix.to(sketcher.model.dtype) for name, matrix in dual.items()}
-
-
 def _batches_summed(stage: SketchStage, batches: int) -> int:
     if stage.direction.exists():
         return batches
@@ -218,12 +237,10 @@ def _task(
 
 
 def _table(stage: SketchStage, batch: Batch, gradients: BatchGradients) -> pa.Table:
-    norms = gradients.sketches.norm(dim=1)
-    _require_finite(stage, batch, norms)
+    schema = sketches_schema(stage.sketcher().projection.dim)
+    stored = _stored(stage, batch, gradients)
     mismatches = row_mismatches(batch, gradients.token_logprobs.cpu().numpy())
     require_agreement(batch, mismatches, stage.mismatch_limit)
-    unit = (gradients.sketches / norms[:, None]).half().cpu().numpy()
-    directional = gradients.directional
     columns = {
         "problem_id": [r.problem_id for r in batch],
         "rollout": [r.rollout for r in batch],
@@ -232,23 +249,39 @@ def _table(stage: SketchStage, batch: Batch, gradients: BatchGradients) -> pa.Ta
         "logprob": gradients.logprobs.double().cpu().numpy(),
         "logprob_kl": [found and found[0] for found in mismatches],
         "logprob_gap": [found and found[1] for found in mismatches],
-        "norm": norms.cpu().numpy(),
-        "directional": [None] * len(batch) if directional is None else directional.cpu().numpy(),
-        "sketch": pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), unit.shape[1]),
+        **stored,
     }
-    schema = sketches_schema(unit.shape[1])
-    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    nulls = [None] * len(batch)
+    arrays = [pa.array(columns.get(field.name, nulls), field.type) for field in schema]
+    return pa.table(arrays, schema=schema)
 
 
-def _require_finite(stage: SketchStage, batch: Batch, norms: Tensor) -> None:
-    bad = np.flatnonzero(~(np.isfinite(norms.cpu().numpy()) & (norms.cpu().numpy() > 0)))
+def _stored(stage: SketchStage, batch: Batch, gradients: BatchGradients) -> dict[str, Any]:
+    """Return what is kept of a batch's gradients: columns by name, where there is something to keep."""
+    stored: dict[str, Any] = {}
+    if gradients.directional is not None:
+        stored["directional"] = gradients.directional.cpu().numpy()
+    if gradients.sketches is None:
+        _require_finite(stage, batch, "derivative", stored["directional"], not_zero=False)
+        return stored
+    norms = gradients.sketches.norm(dim=1)
+    _require_finite(stage, batch, "norm", norms.cpu().numpy(), not_zero=True)
+    unit = (gradients.sketches / norms[:, None]).half().cpu().numpy()
+    sketches = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), unit.shape[1])
+    return stored | {"norm": norms.cpu().numpy(), "sketch": sketches}
+
+
+def _require_finite(
+    stage: SketchStage, batch: Batch, name: str, values: Float[np.ndarray, " B"], *, not_zero: bool
+) -> None:
+    bad = np.flatnonzero(~np.isfinite(values) | (not_zero & (values == 0)))
     if len(bad):
         first, sketcher = batch[bad[0]], stage.sketcher()
         cause = first_not_finite(sketcher, lay_out((first,), sketcher.model).tokens)
         rollout = "the row" if first.rollout is None else f"rollout {first.rollout}"
         raise NumericalError(
-            "Every gradient must be finite and not zero",
-            f"{rollout} of problem {first.problem_id} has norm {norms[bad[0]].item()}"
+            f"Every gradient must be finite{' and not zero' if not_zero else ''}",
+            f"{rollout} of problem {first.problem_id} has {name} {values[bad[0]]}"
             + (f", and {cause} is not finite" if cause else ""),
             "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not.",
         )

@@ -11,6 +11,7 @@ Layout (a contract; other tools may read it)::
     validation/direction.safetensors  the exact validation gradient
     validation/weights.parquet        what it is a sum of
     validation/second_seed.parquet    a few rows of sketches of another seed: their error
+    validation/step.json              the step of differences, with --scorer forward
     sketches/*.parquet                one shard a batch of rollouts
     scores.parquet  selection.parquet
     reliability.json                  how far the scores can be believed
@@ -29,6 +30,7 @@ from gradcurate.errors import RunDirectoryError
 from gradcurate.store.tables import Fingerprint, read_fingerprint, shard_paths
 
 SECOND_SEED = "second_seed.parquet"
+STEP = "step.json"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class RunDirectory:
     def second_seed(self) -> Path:
         """Return the path of the rows that were sketched with a second seed."""
         return self.direction.with_name(SECOND_SEED)
+
+    @property
+    def step(self) -> Path:
+        """Return the path of the step of differences."""
+        return self.direction.with_name(STEP)
 
     @property
     def scores(self) -> Path:

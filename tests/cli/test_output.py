@@ -14,6 +14,9 @@ from finished_runs import contents, flags
 from gradcurate.report.checks import Checks
 from gradcurate.report.summary import PartSummary, RankedProblem, Summary
 from gradcurate.report.verification import Fidelity, Proxy, Verification
+from gradcurate.scores.confidence import Confidence, SetCheck
+from gradcurate.scores.reliability import Reliability
+from gradcurate.scores.validation import DirectionCheck
 from gradcurate.store.lock import locked
 from gradcurate_cli.running import console, run
 from gradcurate_cli.summary import show_summary
@@ -41,7 +44,11 @@ def best_id():
     ("verb", "keys"),
     [
         (("summary", *RUN), {"run", "pool_statuses", "best", "parts", "failed_rollouts"}),
-        (("select", *RUN, "--top-k", 2), {"selected", "scored", "export", "recipe", "notes"}),
+        (
+            ("select", *RUN, "--top-k", 2, "--accept-unreliable"),
+            {"selected", "scored", "inseparable", "export", "recipe", "notes"},
+        ),
+        (("rescore", *RUN, "--score", "t"), {"best", "worst", "confidence"}),
         (("verify", *RUN, "--problems", 3), {"score", "sketched_cosine", "direction_error"}),
         (("inspect", *RUN), {"problem_id", "prompt", "rollouts", "score"}),
         (("score",), {"run", "best", "worst"}),
@@ -173,6 +180,8 @@ def awkward_summary():
         problem_id="05aeb627a89f76d7",
         source="openai/gsm8k-main-train",
         score=-0.0123,
+        score_low=-0.0345,
+        score_high=0.0099,
         pass_rate=0.25,
         prompt="[/b] :warning: " + "long " * 9,
         answer="2",
@@ -180,9 +189,15 @@ def awkward_summary():
     part = PartSummary("difficulty", "x" * 50, problems=100, scored=0, mean_score=None, mean_pass_rate=None)
     rates = dict.fromkeys(("0", "up to 1/4", "up to 1/2", "up to 3/4", "below 1", "1"), 10000)
     dump = {"matched": 90, "unmatched": 4, "ambiguous": 1, "unusable": 0}
-    checks = Checks(0.00123, 12.5, 10000, 0.0123, 0.0156, dump)
+    checks = Checks(0.00123, 12.5, 10000, 0.0123, 0.0156, 0.00123, dump)
     one = {"scored": 1}
-    return Summary("runs/[1]", one, one, 3, 7, rates, (part,), checks, (ranked,), (ranked,))
+    confidence = Confidence(
+        "rank(t) + 0.5 * rank(learnability)",
+        of_direction=True,
+        sets=(SetCheck("openai/gsm8k", DirectionCheck(100, 16.0, 0.1, 0.12, 0.05), 0.0123),),
+        ranking=Reliability(100.0, 16.0, 0.2, 0.35, 0.1, 0.5, 0.59, 60),
+    )
+    return Summary("runs/[1]", one, one, 3, 7, rates, (part,), checks, confidence, (ranked,), (ranked,))
 
 
 def test_a_summary_is_whole_on_80_columns(capsys):
@@ -191,14 +206,25 @@ def test_a_summary_is_whole_on_80_columns(capsys):
     assert max(map(len, lines)) <= 80
     rows = [line for line in lines if "05aeb627a89f76d7" in line]
     assert len(rows) == 2
-    assert all("12345  -0.0123  0.25  openai/gsm8k" in row and "[/b] :warning:" in row for row in rows)
+    assert all("12345  -0.0123  0.0222  0.25  openai/gsm8k" in row and "[/b] :w" in row for row in rows)
     assert sum("10000      10000" in line for line in lines) == 1
     assert "sampler's log-probabilities: KL 0.001 nats a token, largest gap 1e+01" in lines
     assert "sketch error, by a second seed on 10000 rows: scores ±1.2%, cosines ±0.0156" in lines
+    assert "derivatives by forward passes, of two steps: ±0.1%" in lines
     assert "rollouts of the dump: 90 matched, 4 unmatched, 1 ambiguous, 0 unusable" in lines
     assert "rows set aside: 3; runs/[1]/bad_rows.jsonl says why" in lines
     assert "rollouts without a reward: 7; `gradcurate inspect` shows why" in lines
     assert lines[-1] == "scores: runs/[1]/scores.parquet"
+    told = " ".join(" ".join(lines).split())
+    assert (
+        "direction of openai/gsm8k: 100 problems x 16 rollouts, cosine of halves of the rollouts 0.10, "
+        "of the problems 0.12 ± 0.05 numerators are in part of sketches: cosines ±0.0123 ranking by "
+        "rank(t) + 0.5 * rank(learnability): reliability 0.35 (90 %: 0.10 to 0.50, 100 problems), 59% of "
+        "the gain of a ranking without noise; 0.5 needs about 60 rollouts a problem UNRELIABLE: halves "
+        "of the direction should have a cosine of at least 0.2. Use about 36 rollouts a validation "
+        "problem or about 184 validation problems with a signal, and validation problems that the policy "
+        "solves sometimes."
+    ) in told
 
 
 @pytest.mark.parametrize("width", [1, 10, 30])

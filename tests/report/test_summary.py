@@ -42,7 +42,7 @@ def group(problem_id, rewards, split="pool", failed=0):
 
 
 STATUSES = {"all_correct": 1, "failed": 1}
-CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156, None)
+CHECKS = Checks(0.001, 0.25, 16, 0.011, 0.0156, None, None)
 CONFIDENCE = Confidence(
     "cosine", True, (SetCheck("validation", DirectionCheck(5, 4.0, 0.5, 0.4, 0.1), 0.0),), None
 )

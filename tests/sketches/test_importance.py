@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gradcurate.sketches import score_function
+from gradcurate.sketches import output_layer
 from gradcurate.sketches.live_rollouts import LiveGroup
 from gradcurate.sketches.live_sketches import sketch_rows
 from gradcurate.sketches.oracle import exact_gradient, token_logprobs
@@ -57,7 +57,7 @@ def expected(sketcher, rollout, weights):
 def chunks(request, monkeypatch, sketcher):
     if request.param:
         width = sketcher.model.lm_head.weight.shape[0]
-        monkeypatch.setitem(score_function.LOGITS_PER_CHUNK, "cpu", request.param * width)
+        monkeypatch.setitem(output_layer.LOGITS_PER_CHUNK, "cpu", request.param * width)
 
 
 @pytest.mark.usefixtures("chunks")

@@ -13,9 +13,10 @@ import torch
 
 from gradcurate.errors import OutOfMemoryError
 from gradcurate.sketches.direction import norm, zero_direction
+from gradcurate.sketches.halving import Budget
 from gradcurate.sketches.kernels import KERNELS, Kernel
 from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.sketcher import Budget, build_sketcher, sketch_batch
+from gradcurate.sketches.sketcher import build_sketcher, sketch_batch
 from sketches.architectures import tiny_model
 from sketches.reference import as_batch, random_rollouts, relative_error
 from tiny_models import tiny_llama

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from gradcurate.sketches import score_function
+from gradcurate.sketches import output_layer
 from gradcurate.sketches.direction import dot, norm, zero_direction
 from gradcurate.sketches.kernels import KERNELS
 from gradcurate.sketches.oracle import cosine
@@ -128,7 +128,7 @@ def test_the_output_layer_alone_needs_no_backward_pass(model):
 def test_how_many_logits_are_at_hand_plays_no_part(monkeypatch, logits):
     sketcher = sketcher_of(tiny_llama())
     whole = sketch_batch(replace(sketcher, chunked_head=False), as_batch(ROLLOUTS))
-    monkeypatch.setattr(score_function, "LOGITS_PER_CHUNK", {"cpu": logits})
+    monkeypatch.setattr(output_layer, "LOGITS_PER_CHUNK", {"cpu": logits})
     chunked = sketch_batch(sketcher, as_batch(ROLLOUTS))
     assert sketcher.chunked_head
     assert relative_error(chunked.sketches, whole.sketches) < TOLERANCE

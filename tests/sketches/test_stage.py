@@ -1,5 +1,6 @@
 """The sketch stage: wherever it was stopped, the same command ends in the same files."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from gradcurate.sketches.direction import load_direction, norm
 from gradcurate.sketches.direction_record import read_record
 from gradcurate.sketches.live_rollouts import live_groups
 from gradcurate.sketches.projection import Projection
-from gradcurate.sketches.rows import sketches_schema
+from gradcurate.sketches.rows import sketches_schema, unit_sketches
 from gradcurate.sketches.sketcher import build_sketcher, sketch_batch, with_seed
 from gradcurate.sketches.stage import SketchStage, run_pool_sketches, run_validation_sketches, shard_path
 from gradcurate.store.tables import read_fingerprint, read_shards, read_table, shard_paths
@@ -347,3 +348,101 @@ def test_one_row_a_problem_is_the_weighted_sum_of_its_rollouts(stage, sketcher):
         assert np.linalg.norm(row.sketches[0] + expected) > length
         dot = (weights.double() @ alone.directional[mine]).item()
         assert row.derivatives == pytest.approx([dot], rel=1e-3, abs=float(1e-4 * length))
+
+
+# By forward passes alone
+
+
+@pytest.fixture(scope="module")
+def forward(tmp_path_factory, sketcher):
+    """A stage without sketches of the pool that ran through."""
+    stage = replace(stage_in(tmp_path_factory.mktemp("forward"), sketcher), scorer="forward")
+    run_validation_sketches(stage, VALIDATION, Silent())
+    run_pool_sketches(stage, POOL, Silent())
+    return stage
+
+
+def test_forward_rows_have_the_derivatives_and_no_more(forward, whole):
+    assert shards(forward, "validation") == shards(whole, "validation")
+    assert forward.direction.read_bytes() == whole.direction.read_bytes()
+    assert not forward.second_seed.exists()
+    for batch in POOL:
+        path, known = shard_path(forward.folder, batch), read_table(shard_path(whole.folder, batch))
+        rows = read_table(path)
+        assert pq.read_schema(path).remove_metadata() == sketches_schema(DIM)
+        assert rows["norm"].null_count == rows["sketch"].null_count == len(batch)
+        for name in ("problem_id", "rollout", "split", "response_tokens", "logprob_kl"):
+            assert rows[name] == known[name]
+        true, found = (table["directional"].to_numpy() for table in (known, rows))
+        assert found == pytest.approx(true, rel=5e-3, abs=1e-3 * np.abs(true).max())
+        assert found != pytest.approx(-true, rel=0.1)
+        assert rows["logprob"].to_numpy() == pytest.approx(known["logprob"].to_numpy(), rel=1e-3)
+
+
+def lose_the_step(stage):
+    stage.step.unlink()
+
+
+@pytest.mark.parametrize("loss", [lose_nothing, lose_the_step])
+def test_a_stopped_forward_pool_ends_in_the_same_files(stage, forward, loss):
+    stage = replace(stage, scorer="forward")
+    run_validation_sketches(stage, VALIDATION, Silent())
+    with pytest.raises(StoppedError):
+        run_pool_sketches(stage, POOL, StopAfter(2))
+    loss(stage)
+    run_pool_sketches(stage, POOL, Silent())
+    assert shards(stage, "pool") == shards(forward, "pool")
+    assert stage.step.read_bytes() == forward.step.read_bytes()
+
+
+def test_another_step_ends_in_other_files(stage, forward):
+    """The control of the test above."""
+    stage = replace(stage, scorer="forward")
+    run_validation_sketches(stage, VALIDATION, Silent())
+    record = json.loads(forward.step.read_text())
+    stage.step.write_text(json.dumps({**record, "relative_step": 2 * record["relative_step"]}))
+    run_pool_sketches(stage, POOL, Silent())
+    assert shards(stage, "pool").keys() == shards(forward, "pool").keys()
+    assert shards(stage, "pool") != shards(forward, "pool")
+
+
+def test_a_finished_forward_stage_loads_no_policy(forward):
+    def load():
+        raise AssertionError("the policy was loaded")
+
+    finished = replace(forward, sketcher=load)
+    run_validation_sketches(finished, VALIDATION, Silent())
+    run_pool_sketches(finished, POOL, Silent())
+
+
+def test_a_derivative_that_is_no_number_stops_the_stage_by_name(stage, forward):
+    model = tiny_llama(num_hidden_layers=1)
+    stage = replace(stage, scorer="forward", sketcher=lambda: build_sketcher(model, Projection(DIM)))
+    run_validation_sketches(stage, VALIDATION, Silent())
+    stage.step.write_bytes(forward.step.read_bytes())
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(NumericalError) as raised:
+        run_pool_sketches(stage, POOL, Silent())
+    first = POOL[0][0]
+    assert str(raised.value) == (
+        f"Every gradient must be finite; rollout {first.rollout} of problem {first.problem_id} has "
+        "derivative nan, and the weight model.norm.weight is not finite. "
+        "Look for NaN in the checkpoint's weights; bfloat16 overflows where float32 does not."
+    )
+
+
+def test_rollouts_of_another_policy_stop_the_forward_pool(stage, sketcher):
+    run_validation_sketches(stage, VALIDATION, Silent())
+    rollouts = sampled_by(tiny_llama(seed=1, num_hidden_layers=1), random_rollouts(6))
+    with pytest.raises(NumericalError, match="Sampled and recomputed log-probabilities must agree"):
+        run_pool_sketches(replace(stage, scorer="forward", mismatch_limit=0.1), [tuple(rollouts)], Silent())
+    own = sampled_by(sketcher.model, rollouts)
+    run_pool_sketches(replace(stage, scorer="forward", mismatch_limit=1e-3), [tuple(own)], Silent())
+
+
+def test_unit_vectors_of_rows_without_a_sketch_are_no_numbers(forward, whole):
+    tables = [read_shards(stage.folder, sketches_schema(DIM)) for stage in (forward, whole)]
+    without, known = (unit_sketches(table) for table in tables)
+    pool = np.array(tables[0]["split"].to_pylist()) == "pool"
+    assert np.isnan(without[pool]).all()
+    assert np.array_equal(without[~pool], known[~pool])
