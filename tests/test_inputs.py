@@ -140,7 +140,7 @@ def test_a_row_more_or_less_or_other_is_noticed(workspace, edit):
 
 
 EVERYTHING = {"problems", "rollouts", "sketches"}
-LATER = {"rollouts": {"rollouts", "sketches"}, "sketches": {"sketches"}, None: set()}
+LATER = {"scores": set(), "rollouts": {"rollouts", "sketches"}, "sketches": {"sketches"}, None: set()}
 OTHER_VALUES = {
     "pool": "copies/pool.jsonl",
     "validation": "copies/validation.jsonl",
@@ -185,6 +185,12 @@ OTHER_VALUES = {
     "importance_cap": 0.0,
     "advantage": "rloo",
     "token_weight": "token-sum",
+    "validation_signal": "gold",
+    "gold_column": "level",
+    "score": "t",
+    "validation_aggregation": "unit-mean",
+    "validation_merge": "mean",
+    "validation_weights": "sums0=2",
     "device": "cpu",
 }
 # These act through the problems that they give, and through nothing else.
