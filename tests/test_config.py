@@ -96,6 +96,7 @@ def test_of_stage_has_the_values():
         "sketch_seed": 0,
         "kernel": "outer",
         "batch_tokens": 1024,
+        "scorer": "sketch",
         "granularity": "rollout",
         "modules": None,
         "precondition": "none",
