@@ -1,10 +1,10 @@
 """The reliability of a ranking: would the same rollouts, sampled again, rank the problems alike?
 
-Every group is cut in halves at random, each with a baseline of its own; both halves are scored, and the two
-scores are correlated over the problems. The correlation of the halves is the reliability of half of the
-rollouts; that of all of them follows by Spearman and Brown's formula. The square root of the reliability is
-the share of the gain that selection by a score without noise would have, so far as scores are normal (the
-breeder's equation).
+Every group is cut in halves at random, each with a baseline of its own; both halves are scored, and the
+ranks are correlated over the problems: scores have outliers, those of few rollouts above all. The correlation
+of the halves is the reliability of half of the rollouts; that of all of them follows by Spearman and Brown's
+formula. The square root of the reliability is the share of the gain that selection by a score without noise
+would have, so far as scores are normal (the breeder's equation).
 """
 
 import math
@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from gradcurate.scores.advantages import FEWEST_REWARDS
 from gradcurate.scores.evidence import Evidence
+from gradcurate.scores.expression import rank
 from gradcurate.scores.halves import FEWEST_TO_HALVE, random_halves
 from gradcurate.scores.scorer import Scorer
 
@@ -97,11 +98,11 @@ def spearman_brown(halves: float, times: float = 2.0) -> float:
 
 
 def _correlation(first: Float[np.ndarray, " P"], second: Float[np.ndarray, " P"]) -> tuple[float | None, int]:
-    """Return Pearson's correlation over the problems that both halves score, and how many those are."""
+    """Return the correlation of ranks over the problems that both halves score, and how many those are."""
     both = ~np.isnan(first) & ~np.isnan(second)
     if both.sum() < FEWEST_PROBLEMS:
         return None, 0
-    a, b = first[both] - first[both].mean(), second[both] - second[both].mean()
+    a, b = (ranks - ranks.mean() for ranks in (rank(first[both]), rank(second[both])))
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return (float(a @ b) / scale if scale > 0 else None), int(both.sum())
 

@@ -80,6 +80,7 @@ def test_the_layout_is_a_contract(tmp_path):
         "validation/direction.safetensors",
         "validation/weights.parquet",
         "validation/second_seed.parquet",
+        "validation/step.json",
         "scores.parquet",
         "reliability.json",
         "audit.csv",
