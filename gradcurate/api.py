@@ -234,7 +234,7 @@ def rescore(
         exclude_rollouts: Leave out the rollouts that this file lists (problem_id, rollout), or ``truncated``.
         top: As in `summary`.
         **settings: The fields of `gradcurate.config.Settings` that scores depend on: advantage, token_weight,
-            score, and those that begin with ``validation_``; what is not given is as in the present scores.
+            score, and those that begin with ``validation_``; those not given are as in the present scores.
     """
     from gradcurate import scoring
     from gradcurate.store.run_directory import RunDirectory
@@ -302,9 +302,8 @@ def select(
 
     directory = RunDirectory(Path(run))
     manifest, scores = read_manifest(directory.manifest), read_scores(directory)
-    strategy = _strategy(top_k, top_fraction)
+    strategy, confidence = _strategy(top_k, top_fraction), read_confidence(directory)
     selection = select_problems(scores, strategy)
-    confidence = read_confidence(directory)
     if not accept_unreliable:
         require_believable(confidence, "--accept-unreliable selects nevertheless.")
     by_id = {p.problem_id: p for p in read_problems(directory) if p.split == "pool"}

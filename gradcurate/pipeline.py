@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gradcurate.config import Settings
-from gradcurate.errors import RunDirectoryError, SettingsError
+from gradcurate.errors import NoSignalError, ProblemsError, RunDirectoryError, SettingsError
 from gradcurate.inputs import Inputs, digest, read_inputs, reward_fingerprint
 from gradcurate.policies.checkpoints import Checkpoint, find_checkpoint
 from gradcurate.policies.policy import (
@@ -39,6 +39,7 @@ from gradcurate.rollouts.engines.choosing import engine_for, require_engine
 from gradcurate.rollouts.ingest import stage as ingest_stage
 from gradcurate.rollouts.rewarding import completion_scorer
 from gradcurate.scores.evidence import Weighting, reference_weight
+from gradcurate.scores.expression import parse_expression
 from gradcurate.scores.groups import Group
 from gradcurate.scoring import (
     Rescoring,
@@ -80,6 +81,7 @@ def score(settings: Settings, progress: Progress) -> None:
     settings = _on_this_machine(settings)
     require_engine(settings)
     inputs = read_inputs(settings)
+    scorer_of(settings, sorted({p.source for p in inputs.problems if p.split == "validation"}))
     _references(settings, inputs, sampled=())
     with _rewards(settings, inputs) as rewards, _opened(settings, inputs) as (run, models):
         _roll_out(settings, run, inputs, models, rewards, progress)
@@ -318,6 +320,12 @@ def _sketch(
     live = _live_rollouts(settings, run, groups)
     references = _references(settings, inputs, live["validation"])
     directed = [r for r in (*live["validation"], *references["validation"]) if r.weight]
+    if not directed:
+        raise NoSignalError(
+            "At least one validation rollout must have a weight",
+            f"--advantage {settings.advantage} gives none any, as grpo_passk does where the best are equal",
+            "Use another --advantage in a new --run.",
+        )
     stage = sketch_stage.SketchStage(
         sketcher=models.sketcher,
         folder=run.sketches,
@@ -347,10 +355,17 @@ def _references(
 ) -> dict[Split, list[LiveRollout]]:
     """Return the reference answers that the score or the direction asks for, weighed for the latter."""
     wanted = {
-        "pool": "gold" in scorer_of(settings).expression.names,
+        "pool": "gold" in parse_expression(settings.score).names,
         "validation": settings.validation_signal != "policy",
     }
     found = {split: inputs.reference_answers(split, settings) for split in SPLITS if wanted[split]}
+    for split, answers in found.items():
+        if not answers.answers:
+            raise ProblemsError(
+                "Reference answers must be there, and fit the policy's context after their prompts",
+                f"no problem of the {split} has such a one",
+                "Look at --gold-column.",
+            )
     have_signal = {r.problem_id for r in sampled} if settings.validation_signal == "both" else set()
     weighting = Weighting(settings.advantage, settings.token_weight)
     rows: dict[Split, list[LiveRollout]] = {"pool": [], "validation": []}

@@ -12,7 +12,7 @@ from gradcurate.config import Settings
 from gradcurate.errors import RunDirectoryError
 from gradcurate.problems import Problem, Split, table_to_problems
 from gradcurate.rollouts.rollout import REWARDS_SCHEMA, ROLLOUTS_SCHEMA
-from gradcurate.scores.groups import GROUP_COLUMNS, Group, group_rollouts
+from gradcurate.scores.groups import GROUP_COLUMNS, Group, empty_group, group_rollouts
 from gradcurate.store.run_directory import RunDirectory, require_stage
 from gradcurate.store.tables import read_fingerprint, read_shards, read_table, shard_paths
 
@@ -56,10 +56,19 @@ def _require_all_rewarded(run: RunDirectory) -> None:
 def read_groups(run: RunDirectory, excluded: frozenset[tuple[str, int]] = frozenset()) -> list[Group]:
     """Return the groups of a run, validation and pool, without some rollouts."""
     rollouts = read_rollouts(run, GROUP_COLUMNS)
-    if excluded:
-        keys = zip(rollouts["problem_id"].to_pylist(), rollouts["rollout"].to_pylist(), strict=True)
-        rollouts = rollouts.filter(pa.array([key not in excluded for key in keys]))
-    return group_rollouts(rollouts)
+    if not excluded:
+        return group_rollouts(rollouts)
+    keys = zip(rollouts["problem_id"].to_pylist(), rollouts["rollout"].to_pylist(), strict=True)
+    kept = group_rollouts(rollouts.filter(pa.array([key not in excluded for key in keys])))
+    left = {(group.split, group.problem_id) for group in kept}
+    return [
+        *kept,
+        *(
+            empty_group(group.problem_id, group.split)
+            for group in group_rollouts(rollouts)
+            if (group.split, group.problem_id) not in left
+        ),
+    ]
 
 
 def read_group(run: RunDirectory, problem: Problem) -> Group:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gradcurate.config import Settings, load_settings, score_setting_names
+from gradcurate.config import Settings, flag, load_settings, score_setting_names
 from gradcurate.errors import NoSignalError, ProblemsError, RunDirectoryError, SettingsError
 from gradcurate.problems import Problem, Split
 from gradcurate.results import first_failure, read_groups, read_problems, read_rollouts, split_weights
@@ -49,6 +49,7 @@ SPACE_KEYS = (
     "precondition",
     "optimizer",
 )
+SPACE_SETTINGS = ("adapter", "temperature")
 """What two runs' sketches must have in common for inner products between them to mean anything."""
 
 WEIGHTS_SCHEMA = pa.schema(
@@ -94,6 +95,7 @@ def write_scores(settings: Settings, run: RunDirectory, fingerprint: Fingerprint
     scored = run_scoring(stage)
     if not other.partial:
         _require_all_sketches(scored.table)
+    run.scores.unlink(missing_ok=True)  # lest a stop leaves them beside what is said of others
     write_json(run.reliability, asdict(scored.confidence))
     write_table(run.scores, scored.table, "scores", fingerprint)
 
@@ -109,14 +111,17 @@ def rescore(
         validation_runs: The run directories of other validation sets; none for the run's own.
         exclude: Which rollouts to leave out (`gradcurate.rollouts.exclusion`).
     """
-    require_stage(run.direction_weights, "gradcurate score")
+    for path in (run.direction_weights, run.direction):
+        require_stage(path, "gradcurate score")
     settings = load_settings({**asdict(score_settings(run)), **_only_of_scores(given)})
     rollouts = read_rollouts(run, EXCLUSION_COLUMNS)
     other = Rescoring(
         validation_runs=tuple(RunDirectory(Path(root)) for root in validation_runs),
         excluded=read_exclusion(exclude, rollouts) if exclude else frozenset(),
-        partial=True,
+        partial=bool(shard_paths(run.rewards)),
     )
+    if settings.granularity == "problem":
+        _require_same_sums(settings, run, excluding=bool(other.excluded))
     fingerprint = {
         **read_fingerprint(run.scores if run.scores.exists() else shard_paths(run.sketches)[0]),
         **settings.of_scoring,
@@ -125,6 +130,24 @@ def rescore(
     }
     with locked(run.root):
         write_scores(settings, run, fingerprint, other)
+
+
+def _require_same_sums(settings: Settings, run: RunDirectory, *, excluding: bool = False) -> None:
+    """Refuse to weigh anew what is kept as sums of weighted rows."""
+    summed = read_manifest(run.manifest).settings
+    for name in ("advantage", "token_weight"):
+        if getattr(settings, name) != getattr(summed, name):
+            raise _needs_rollouts(run, f"another {flag(name)}")
+    if excluding:
+        raise _needs_rollouts(run, "--exclude-rollouts")
+
+
+def _needs_rollouts(run: RunDirectory, what: str) -> SettingsError:
+    return SettingsError(
+        f"Scores with {what} need a sketch for each rollout",
+        f"{run.root} has one weighted sum for each problem (--granularity problem)",
+        "Score into another --run.",
+    )
 
 
 def _only_of_scores(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,29 +174,45 @@ def score_settings(run: RunDirectory) -> Settings:
     return replace(settings, **known)  # type: ignore[arg-type]  # they were fields of Settings
 
 
-def scorer_of(settings: Settings, sets: Sequence[ValidationSet] = ()) -> Scorer:
+def scorer_of(settings: Settings, names: Sequence[str]) -> Scorer:
     """Return how a run's problems are scored.
+
+    Args:
+        settings: What they are scored with.
+        names: Of the validation sets, a direction each.
 
     Raises:
         SettingsError: The score is none, or needs what the run does not keep.
     """
     expression = parse_expression(settings.score)
     _require_kept(settings, expression)
-    if len(sets) <= 1:
-        return Scorer(expression)
-    names = [chosen.name for chosen in sets]
+    if settings.source_weights and settings.validation_merge == "sum":
+        raise SettingsError(
+            "--validation-weights weigh the directions that --validation-merge merges",
+            "it is sum, which makes one of them all",
+            "Use --validation-merge mean, max, rank-sum or round-robin.",
+        )
     for name in settings.source_weights:
         if name not in names:
             raise SettingsError(
                 "--validation-weights must name sources of the validation set",
-                f"{name!r} is none that has a signal",
+                f"{name!r} is none, or has no signal",
                 choose_from(name, names),
             )
+    if settings.validation_merge == "sum" or len(names) <= 1:
+        return Scorer(expression)
     weights = tuple(settings.source_weights.get(name, 1.0) for name in names)
     return Scorer(expression, settings.validation_merge, weights)
 
 
 def _require_kept(settings: Settings, expression: Expression) -> None:
+    made = (settings.validation_aggregation, settings.validation_merge)
+    if settings.scorer == "forward" and made != ("sum", "sum"):
+        raise SettingsError(
+            "--validation-aggregation and --validation-merge need sketches unless they are sum",
+            f"they are {made[0]} and {made[1]}, and --scorer forward makes no sketches of the pool",
+            "Use --scorer sketch in a new --run.",
+        )
     for name, signal in zip(expression.names, expression.signals, strict=True):
         if signal.of_rollouts and settings.granularity == "problem":
             raise SettingsError(
@@ -256,7 +295,7 @@ def _stage(
         groups={group.problem_id: group for group in groups if group.split == "pool"},
         wanted=wanted_rows(settings, run, groups, "pool"),
         weighting=Weighting(settings.advantage, settings.token_weight),
-        scorer=scorer_of(settings, sets),
+        scorer=scorer_of(settings, [chosen.name for chosen in sets]),
         sets=sets,
         aggregation=settings.validation_aggregation,
         stored=_stored_direction(run),
@@ -273,7 +312,8 @@ def _validation_sets(
     else:
         sets = [_of_other_run(settings, run, pool, one) for one in other.validation_runs]
     if settings.validation_merge == "sum":
-        return (ValidationSet("validation", tuple(p for chosen in sets for p in chosen.problems)),)
+        together = tuple(p for chosen in sets for p in chosen.problems)
+        return (ValidationSet("validation", together, own=len(sets) == 1 and sets[0].own),)
     return tuple(sets) if len(sets) > 1 else sets[0].by_source()
 
 
@@ -291,6 +331,12 @@ def _validation_set(
         return sampled
     others = {problem_id: problem for problem_id, problem in problems.items() if problem_id not in wanted}
     references = read_reference_validation(name, run.sketches, others, settings.rollouts, weighting)
+    if others and not references.problems:
+        raise RunDirectoryError(
+            f"--validation-signal {settings.validation_signal} needs the sketches of reference answers",
+            f"{run.root} has none",
+            "Score with that setting into another --run.",
+        )
     return ValidationSet(name, (*sampled.problems, *references.problems))
 
 
@@ -308,16 +354,22 @@ def _of_other_run(
             f"{min(shared)} and {len(shared) - 1} others of {other.root} are in both",
             "Choose another --validation-run.",
         )
+    if granularity == "problem":
+        _require_same_sums(settings, other)
     groups = read_groups(other)
     require_validation_signal(settings, other, groups)
-    return _validation_set(replace(settings, granularity=granularity), other, groups, str(other.root))
+    found = _validation_set(replace(settings, granularity=granularity), other, groups, str(other.root))
+    return replace(found, own=other.root.resolve() == run.root.resolve())
 
 
 def _require_same_space(run: RunDirectory, other: RunDirectory) -> None:
     for one in (run, other):
         require_stage(one.direction, "gradcurate score")
-    here, there = (read_fingerprint(shard_paths(one.sketches)[0]) for one in (run, other))
-    for key in SPACE_KEYS:
+    here, there = (
+        {**asdict(read_manifest(one.manifest).settings), **read_fingerprint(shard_paths(one.sketches)[0])}
+        for one in (run, other)
+    )
+    for key in (*SPACE_KEYS, *SPACE_SETTINGS):
         if here.get(key) != there.get(key):
             raise RunDirectoryError(
                 "--validation-run must be a run of the same policy with the same sketches",

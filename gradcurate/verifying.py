@@ -34,6 +34,11 @@ from gradcurate.store.run_directory import RunDirectory, require_stage
 from gradcurate.store.tables import read_fingerprint, shard_paths
 
 FEWEST_TO_COMPARE = 2
+PLAIN = {
+    "--validation-signal": "policy",
+    "--validation-merge": "sum",
+    "--validation-aggregation": "sum",
+}
 
 
 @dataclass(frozen=True)
@@ -110,19 +115,18 @@ def _require_own_direction(run: RunDirectory, settings: Settings) -> None:
     made_with = read_fingerprint(run.scores)
     others = {
         "--validation-run": made_with.get("validation_runs"),
-        "--validation-signal": settings.validation_signal if settings.validation_signal != "policy" else None,
         "--exclude-rollouts": made_with.get("excluded_rollouts"),
-        "--validation-merge": settings.validation_merge if settings.validation_merge != "sum" else None,
-        "--validation-aggregation": settings.validation_aggregation
-        if settings.validation_aggregation != "sum"
-        else None,
+        "--validation-signal": settings.validation_signal,
+        "--validation-merge": settings.validation_merge,
+        "--validation-aggregation": settings.validation_aggregation,
     }
     for flag, value in others.items():
-        if value:
+        if value and value != PLAIN.get(flag):
+            again = f"with {flag} {PLAIN[flag]}" if flag in PLAIN else "without it"
             raise RunDirectoryError(
                 "A run is verified along the sum of its own validation gradients",
                 f"its scores were made with {flag} {value}",
-                "Run `gradcurate rescore` without it first.",
+                f"Run `gradcurate rescore` {again} first.",
             )
 
 

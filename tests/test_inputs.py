@@ -188,6 +188,7 @@ OTHER_VALUES = {
     "validation_signal": "gold",
     "gold_column": "level",
     "score": "t",
+    "scorer": "forward",
     "validation_aggregation": "unit-mean",
     "validation_merge": "mean",
     "validation_weights": "sums0=2",

@@ -193,7 +193,7 @@ def test_sources_are_directions_of_their_own(finished):
     with pytest.raises(SettingsError) as caught:
         gradcurate.rescore(RUN.root, validation_weights="sum0=2")
     assert str(caught.value) == (
-        "--validation-weights must name sources of the validation set; 'sum0' is none that has a signal. "
+        "--validation-weights must name sources of the validation set; 'sum0' is none, or has no signal. "
         "Did you mean 'sums0'?"
     )
     with pytest.raises(SettingsError) as caught:
@@ -354,3 +354,82 @@ def test_the_groups_of_a_run_are_those_of_its_scores(finished):
     """The control of the tests above: a rollout that is left out is in the run nevertheless."""
     gradcurate.rescore(RUN.root, score="t")
     assert {len(group.rewards_G) + group.failed for group in read_groups(RUN)} == {4}
+
+
+class TestWhatIsNotKept:
+    """What a run's rows cannot answer is refused, and never answered by something else."""
+
+    def test_sums_are_not_weighed_anew(self, workspace):
+        gradcurate.score(**workspace, granularity="problem")
+        gradcurate.rescore(RUN.root, score="dot")
+        first = next(p for p, row in scores().items() if row["score"] is not None)
+        Path("out.csv").write_text(f"problem_id,rollout\n{first},0\n")
+        for changed, what in (
+            ({"advantage": "maxrl"}, "another --advantage"),
+            ({"token_weight": "token-sum"}, "another --token-weight"),
+            ({"exclude_rollouts": "out.csv"}, "--exclude-rollouts"),
+        ):
+            with pytest.raises(SettingsError) as caught:
+                gradcurate.rescore(RUN.root, **changed)
+            assert str(caught.value) == (
+                f"Scores with {what} need a sketch for each rollout; runs/1 has one weighted sum for each "
+                "problem (--granularity problem). Score into another --run."
+            )
+
+    def test_another_runs_direction_is_not_taken_for_the_own(self, workspace):
+        """Sums have the same names and weights in both runs."""
+        workspace["granularity"] = "problem"
+        gradcurate.score(**workspace)
+        own = column("score")
+        gradcurate.score(**{**workspace, "run": "runs/2", "seed": 1})
+        gradcurate.rescore(RUN.root, validation_run="runs/2")
+        assert set(column("numerator").values()) == {"sketched"}
+        assert column("score") != pytest.approx(own, abs=1e-3)
+        gradcurate.rescore(RUN.root, validation_run="runs/1")
+        assert column("score") == own
+
+    def test_weights_that_are_all_zero_are_no_score(self, workspace):
+        """With two successes the best rewards are equal."""
+        gradcurate.score(**workspace)
+        for kind in ("dot", "cosine"):
+            gradcurate.rescore(RUN.root, advantage="grpo_passk", score=kind)
+            for row in scores().values():
+                tied = row["rollouts"] * (row["pass_rate"] or 0) > 1
+                assert (row["score"] is None) or not tied
+                assert row["score"] != 0
+        json.loads(RUN.reliability.read_text(), parse_constant=lambda name: pytest.fail(name))
+
+    def test_a_part_of_the_sketches_is_not_ranked(self, finished):
+        next(path for path in RUN.sketches.iterdir() if path.name.startswith("pool-")).unlink()
+        with pytest.raises(RunDirectoryError, match="Every rollout of a group with a learning signal must"):
+            gradcurate.rescore(RUN.root)
+
+    def test_a_whole_split_can_not_be_left_out(self, finished):
+        rows = read_rollouts(RUN, ["problem_id", "split", "rollout"]).to_pylist()
+        listed = [f"{r['problem_id']},{r['rollout']}" for r in rows if r["split"] == "validation"]
+        Path("out.csv").write_text("\n".join(["problem_id,rollout", *listed]) + "\n")
+        with pytest.raises(NoSignalError, match="of 5 problems, 5 no_rollouts"):
+            gradcurate.rescore(RUN.root, exclude_rollouts="out.csv")
+
+    def test_reference_answers_that_are_not_there_are_not_left_out(self, finished):
+        with pytest.raises(RunDirectoryError, match="--validation-signal both needs the sketches of"):
+            gradcurate.rescore(RUN.root, validation_signal="both")
+
+    def test_a_column_without_answers_is_refused_before_anything_is_written(self, workspace):
+        rows = [json.loads(line) for line in Path("pool.jsonl").read_text().splitlines()]
+        Path("pool.jsonl").write_text("".join(json.dumps({**row, "gold": ""}) + "\n" for row in rows))
+        with pytest.raises(ProblemsError, match="no problem of the pool has such a one"):
+            gradcurate.score(**workspace, score="gold", gold_column="gold")
+        assert not RUN.root.exists()
+
+    def test_weights_of_directions_need_directions(self, workspace):
+        with pytest.raises(SettingsError, match="--validation-weights weigh the directions that"):
+            gradcurate.score(**workspace, validation_weights="sums0=2")
+        with pytest.raises(SettingsError, match="Did you mean 'sums0'"):
+            gradcurate.score(**workspace, validation_merge="mean", validation_weights="sum0=2")
+        assert not RUN.root.exists()
+
+    def test_directions_that_need_sketches_are_refused_without(self, workspace):
+        with pytest.raises(SettingsError, match="--validation-aggregation and --validation-merge need"):
+            gradcurate.score(**workspace, scorer="forward", score="t", validation_aggregation="unit-mean")
+        assert not RUN.root.exists()

@@ -49,10 +49,15 @@ def _show(report: AuditReport) -> None:
     if report.suspects:
         console.print(table, "")
     against = sum(found.reason == "against" for found in report.suspects)
-    console.print(
-        f"{against} of {report.tested} problems point against the validation direction, of which "
-        f"{report.false_share:.0%} may do so by chance"
-    )
+    if report.tested:
+        console.print(
+            f"{against} of {report.tested} problems point against the validation direction, of which "
+            f"{report.false_share:.0%} may do so by chance"
+        )
+    else:
+        console.print(
+            "no problem has a derivative of known error, which takes three rollouts, and one direction"
+        )
     conflicting = len(report.suspects) - against
     console.print(f"{conflicting} problems are answered otherwise than others that ask the same")
     console.print(f"list: {report.file}")

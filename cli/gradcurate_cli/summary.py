@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradcurate.scores.confidence import Confidence, SetCheck
 
 HALF = 0.5
+FIXED = 0.999
 WIDTH = 80
 
 
@@ -103,13 +104,16 @@ def _direction(check: "SetCheck") -> str:
         if cosine is not None
     ]
     told = f"cosine of halves {', '.join(halves)}" if halves else "too few problems and rollouts to halve"
-    return f"direction of {check.name}: {found.problems} problems x {found.rollouts:.0f} rollouts, {told}"
+    size = f"{found.problems} problems" + (f" x {found.rollouts:.0f} rollouts" if found.rollouts else "")
+    return f"direction of {check.name}: {size}, {told}"
 
 
 def _reliability(confidence: "Confidence") -> str:
     found = confidence.ranking
     if found is None:
-        return f"ranking by {confidence.score}: reliability unknown; it takes 4 problems with 4 rollouts"
+        return f"ranking by {confidence.score}: reliability unknown; too few halves have a score"
+    if found.halves > FIXED:
+        return f"ranking by {confidence.score}: nothing sampled of the pool changes it"
     needed = (
         f"; 0.5 needs about {found.rollouts_for_half} rollouts a problem"
         if found.rollouts_for_half is not None and found.reliability < HALF

@@ -10,9 +10,9 @@ given share of it be such, on average (Benjamini and Hochberg, 1995).
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from gradcurate.store.atomic import replacing
 SAME_WORDS = 0.7
 """The share of words that two wordings of a question have in common, at least; of numbers and signs, all."""
 TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s]")
-PUNCTUATION = frozenset(".,;:?!'\"`()[]{}$\\")
+PUNCTUATION = frozenset(".,;:?!'\"`$\\")
+MOST_WORDINGS = 1000
+"""Of questions with the same numbers and signs: more are compared word for word only."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,24 @@ def _conflicts(problems: Iterable[Problem], shared: int) -> dict[str, list[str]]
         alike[rest].append((problem, words))
     found: dict[str, list[str]] = defaultdict(list)
     for group in alike.values():
-        for (one, words), (other, others) in combinations(group, 2):
-            if _same_words(words, others) and _plain(one.answer) != _plain(other.answer):
+        for one, other in _same_questions(group):
+            if _plain(one.answer) != _plain(other.answer):
                 found[one.problem_id].append(other.problem_id)
                 found[other.problem_id].append(one.problem_id)
     return found
+
+
+def _same_questions(group: Iterable[tuple[Problem, frozenset[str]]]) -> Iterator[tuple[Problem, Problem]]:
+    """Yield the pairs that use the same words, or nearly so."""
+    wordings: dict[frozenset[str], list[Problem]] = defaultdict(list)
+    for problem, words in group:
+        wordings[words].append(problem)
+    for problems in wordings.values():
+        yield from combinations(problems, 2)
+    if len(wordings) <= MOST_WORDINGS:
+        for words, others in combinations(wordings, 2):
+            if _same_words(words, others):
+                yield from product(wordings[words], wordings[others])
 
 
 def _same_words(one: frozenset[str], other: frozenset[str]) -> bool:

@@ -75,7 +75,7 @@ class Evidence:
         gram: The inner products of their sketches, likewise; None without sketches.
         along: The direction v.
         sketched: ``<s, S v>`` of each: the derivatives that sketches alone would give.
-        mutual: ``<s, l>`` of each with the pool's own direction l (`gradcurate.scores.signals.learnalign`).
+        mutual: ``<s, l>`` of each, l the direction of all other problems (`signals.learnalign`).
         gold: The cosine of the reference answer's gradient with v, where that was asked for.
         seed: Of what is random about its score.
     """
@@ -118,10 +118,11 @@ class Evidence:
 
     @cached_property
     def weights(self) -> Float[np.ndarray, "*parts R"]:
-        """Return each row's weight in the problem's gradient; a sum's is 1."""
+        """Return each row's weight in the problem's gradient, a sum's is 1; NaN where none counts."""
         if self.summed:
             return np.where(self.live[..., None], 1.0, np.nan)
-        return self.advantages * self.token_weights
+        weights = self.advantages * self.token_weights
+        return np.where((weights != 0).any(-1, keepdims=True), weights, np.nan)
 
     @cached_property
     def dot(self) -> Value:

@@ -31,7 +31,7 @@ Status = Literal[
 ]
 """``scored``: rewards differ. ``all_correct``: all are 1 or more. ``all_wrong``: all are 0 or less.
 ``constant_reward``: all are one value in between. ``failed``: fewer than two rewards came back.
-``no_rollouts``: a trainer's dump has none of this problem.
+``no_rollouts``: a trainer's dump has none of this problem, or all of them are left out.
 ``no_gradient``: rewards differ, but gradients cancel; only a score table knows (`scores.ranking`).
 ``no_score``: there is a gradient, but the score is undefined for it, as a quotient by zero is.
 ``not_sketched``: rewards differ since they were given again, and some of its rollouts have no sketch."""

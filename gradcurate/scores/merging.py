@@ -37,7 +37,7 @@ def round_robin(scores: Scores, weights: Weights) -> Float[np.ndarray, " P"]:
     A set's turns are as many as its weight says. The first place is 1, and the last 1 / P.
     """
     sets, count = scores.shape
-    queues = [list(np.argsort(-of, kind="stable")) for of in scores]
+    queues = [iter(np.argsort(-of, kind="stable")) for of in scores]
     merged, turns = np.full(count, np.nan), np.zeros(sets)
     for place in range(count):
         turn = int(np.argmin((turns + 1) / weights))

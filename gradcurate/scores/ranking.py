@@ -71,7 +71,7 @@ def rank_problems(ranked: Ranked, score: str) -> pa.Table:
 
     Args:
         ranked: What there is to rank.
-        score: The signal that they are, if they are one: it then has an interval.
+        score: What they are, for a signal has an interval; empty where several directions were merged.
     """
     known = {e.problem_id: (e, s) for e, s in zip(ranked.evidence, ranked.scores, strict=True)}
     rows = []
@@ -101,7 +101,7 @@ def _reward_statistics(group: Group) -> Row:
 
 
 def _of_evidence(evidence: Evidence, score: float, signal: str) -> Row:
-    row = _gradient(evidence) if evidence.live else {}
+    row = _gradient(evidence, signal) if evidence.live else {}
     if math.isnan(score):
         lacks = evidence.live and evidence.gram is not None and math.isnan(float(evidence.norm))
         return row | ({"status": "no_gradient" if lacks else "no_score"} if evidence.live else {})
@@ -109,7 +109,9 @@ def _of_evidence(evidence: Evidence, score: float, signal: str) -> Row:
     return row | {"status": "scored", "score": score, "score_low": low, "score_high": high}
 
 
-def _gradient(evidence: Evidence) -> Row:
+def _gradient(evidence: Evidence, signal: str) -> Row:
+    if not signal:  # along several directions there are several
+        return {} if np.isnan(evidence.norm) else {"norm": float(evidence.norm)}
     found = uncertainty(evidence)
     values = {
         "dot": evidence.dot,

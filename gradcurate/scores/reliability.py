@@ -20,7 +20,8 @@ from gradcurate.scores.expression import rank
 from gradcurate.scores.halves import FEWEST_TO_HALVE, random_halves
 from gradcurate.scores.scorer import Scorer
 
-HALVES_IN_ALL = 2**17
+NUMBERS_AT_ONCE = 2**25
+MOST_PROBLEMS = 10_000
 FEWEST_SPLITS, MOST_SPLITS = 4, 100
 FEWEST_PROBLEMS = 4
 NORMAL_QUANTILE = 1.645  # of a 90 % interval
@@ -64,10 +65,12 @@ def measure_reliability(evidence: Sequence[Sequence[Evidence]], score: Scorer) -
         None where too few problems have a score in both halves.
     """
     halved = [[e for e in problems if _can_be_halved(e)] for problems in evidence]
-    count = len(halved[0])
-    if count < FEWEST_PROBLEMS:
+    if len(halved[0]) < FEWEST_PROBLEMS:
         return None
-    splits = min(MOST_SPLITS, max(FEWEST_SPLITS, HALVES_IN_ALL // count))
+    step = math.ceil(len(halved[0]) / MOST_PROBLEMS)
+    halved = [problems[::step] for problems in halved]
+    size = max(e.rewards.shape[-1] for e in halved[0])
+    splits = min(MOST_SPLITS, max(FEWEST_SPLITS, NUMBERS_AT_ONCE // (len(halved[0]) * size**2)))
     first, second = (score(side) for side in _halves(halved, splits))
     found = [_correlation(a, b) for a, b in zip(first, second, strict=True)]
     known = [(r, both) for r, both in found if r is not None]

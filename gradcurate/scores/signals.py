@@ -92,8 +92,7 @@ def learnalign(evidence: Evidence) -> Value:
     """
     if evidence.mutual is None:
         return np.full(evidence.live.shape, np.nan)
-    own = learnability(evidence)
-    return own * ((evidence.weights * evidence.mutual).sum(-1) / evidence.norm - own)
+    return learnability(evidence) * (evidence.weights * evidence.mutual).sum(-1) / evidence.norm
 
 
 def pass_rate(evidence: Evidence) -> Value:

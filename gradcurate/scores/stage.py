@@ -121,20 +121,18 @@ def read_validation(
     wanted: Wanted,
     weighting: Weighting,
 ) -> ValidationSet:
-    """Return the validation problems of a run that have a signal and all their sketches."""
-    return ValidationSet(
-        name,
-        tuple(
-            ValidationProblem(
-                source=problems[rows.problem_id].source,
-                rollouts=tuple(wanted[rows.problem_id]),
-                evidence=_of_rows(rows, groups[rows.problem_id], weighting, NOWHERE),
-                sketches=rows.sketches,
-            )
-            for rows in read_rows(folder, "validation", wanted)
-            if rows.sketches is not None
-        ),
-    )
+    """Return the validation problems of a run that have weights and all their sketches."""
+    found = [
+        ValidationProblem(
+            source=problems[rows.problem_id].source,
+            rollouts=tuple(wanted[rows.problem_id]),
+            evidence=_of_rows(rows, groups[rows.problem_id], weighting, NOWHERE),
+            sketches=rows.sketches,
+        )
+        for rows in read_rows(folder, "validation", wanted)
+        if rows.sketches is not None
+    ]
+    return ValidationSet(name, tuple(p for p in found if not np.isnan(p.weights).any()))
 
 
 def read_reference_validation(
@@ -205,7 +203,8 @@ def _evidence(stage: ScoreStage, targets: Sequence[Target]) -> list[list[Evidenc
     """
     along: list[list[Evidence]] = [[] for _ in targets]
     for rows, evidence in _read(stage):
-        if rows.sketches is None and any(target.rest is not None for target in targets):
+        moved = stage.scorer.expression.of_direction and any(target.rest is not None for target in targets)
+        if moved and rows.sketches is None:
             raise RunDirectoryError(
                 "Scores along another direction than that of the stored derivatives need sketches",
                 f"{stage.folder} has none of the pool (--scorer forward)",
@@ -292,12 +291,15 @@ def _with_mutual(stage: ScoreStage, problems: list[Evidence]) -> list[Evidence]:
     if "learnalign" not in stage.scorer.expression.names:
         return problems
     by_id = {evidence.problem_id: evidence for evidence in problems}
-    direction: Any = 0.0
-    for rows, _ in _read(stage):
+
+    def part(rows: StoredRows) -> Any:
         evidence = by_id[rows.problem_id]
-        share = np.nan_to_num(learnability(evidence) / evidence.norm)
-        direction = direction + share * (evidence.weights @ rows.sketches)
+        return np.nan_to_num(learnability(evidence) / evidence.norm * (evidence.weights @ rows.sketches))
+
+    direction: Any = sum(part(rows) for rows, _ in _read(stage))
     mutual: dict[str, Float[np.ndarray, " R"]] = {
-        rows.problem_id: rows.sketches @ direction for rows, _ in _read(stage) if rows.sketches is not None
+        rows.problem_id: rows.sketches @ (direction - part(rows))
+        for rows, _ in _read(stage)
+        if rows.sketches is not None
     }
     return [replace(evidence, mutual=mutual.get(evidence.problem_id)) for evidence in problems]

@@ -65,8 +65,7 @@ def _blocks(wanted: Wanted) -> Iterator[list[str]]:
 def _read_block(folder: Path, split: Split, wanted: Wanted) -> Iterator[StoredRows]:
     ids = pa.array(list(wanted), pa.string())
     shards = [path for path in shard_paths(folder) if path.name.startswith(f"{split}-")]
-    tables = [read_table(path, COLUMNS) for path in shards]
-    found = [table.filter(pc.is_in(table["problem_id"], value_set=ids)) for table in tables]
+    found = [_of(read_table(path, COLUMNS), ids) for path in shards]  # one whole shard in memory at a time
     if not found:
         return
     rows = pa.concat_tables(found)
@@ -81,3 +80,7 @@ def _read_block(folder: Path, split: Split, wanted: Wanted) -> Iterator[StoredRo
             sketches = unit[at].astype(np.float32) * norms[at][:, None].astype(np.float32)
             known = None if np.isnan(sketches).any() else sketches
             yield StoredRows(problem_id, known, derivatives[at], response_tokens[at])
+
+
+def _of(rows: pa.Table, ids: pa.Array) -> pa.Table:
+    return rows.filter(pc.is_in(rows["problem_id"], value_set=ids))

@@ -23,6 +23,8 @@ from gradcurate.scores.evidence import Evidence, Value
 LEVEL = 0.9
 """What intervals are meant to cover."""
 FITTED = 2  # a mean and a slope
+ROUNDING = 1e-4
+"""Below this share of its terms an error is rounding: the group's completions are but a few, repeated."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Uncertainty:
     """The error of a derivative.
 
     Attributes:
-        standard_error: Of the derivative; NaN with fewer than three rollouts, or only their sum.
+        standard_error: Of the derivative; NaN with fewer than three rollouts, or only their sum, or where
+            equal completions leave nothing to tell it by.
         half_width: Half of its 90 % interval.
         p_against: How probable a derivative so low would be if it were 0 in truth.
     """
@@ -50,6 +53,8 @@ def uncertainty(evidence: Evidence) -> Uncertainty:
         squares, degrees = _sampling_variance(evidence)
         sketching = np.nan_to_num(evidence.norm) * evidence.along.error
         error = np.sqrt(squares + sketching**2)
+        terms = np.abs(evidence.weights * evidence.derivatives).sum(-1)
+        error = np.where(error > ROUNDING * terms, error, np.nan)
         p_against = stdtr(degrees, evidence.dot / error)
     return Uncertainty(error, stdtrit(degrees, (1 + LEVEL) / 2) * error, p_against)
 

@@ -55,10 +55,17 @@ class ValidationProblem:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Validation problems that make one direction."""
+    """Validation problems that make one direction.
+
+    Attributes:
+        name: What they are called.
+        problems: The problems.
+        own: Whether they are the run's own.
+    """
 
     name: str
     problems: tuple[ValidationProblem, ...]
+    own: bool = True
 
     @property
     def row_weights(self) -> dict[str, dict[int | None, float]]:
@@ -71,8 +78,11 @@ class ValidationSet:
     def by_source(self) -> tuple["ValidationSet", ...]:
         """Return a set for each source."""
         sources = sorted({problem.source for problem in self.problems})
+        if not sources:
+            return (self,)
         return tuple(
-            ValidationSet(source, tuple(p for p in self.problems if p.source == source)) for source in sources
+            ValidationSet(source, tuple(p for p in self.problems if p.source == source), self.own)
+            for source in sources
         )
 
 
@@ -132,7 +142,7 @@ def aim(chosen: ValidationSet, stored: StoredDirection, aggregation: Aggregation
     """
     sketch = _sum_gradients(chosen, aggregation)
     length = float(np.linalg.norm(sketch))
-    if aggregation == "sum" and chosen.row_weights == stored.row_weights:
+    if aggregation == "sum" and chosen.own and chosen.row_weights == stored.row_weights:
         return Target(chosen.name, sketch, 1.0, None, Along(stored.norm, length))
     share = float(sketch @ stored.sketch / (stored.sketch @ stored.sketch))
     rest = sketch - share * stored.sketch
@@ -171,9 +181,10 @@ class DirectionCheck:
     """How much of a validation direction is no noise.
 
     Attributes:
-        problems: How many problems it is the sum of.
-        rollouts: How many rollouts each has, on average.
-        over_rollouts: The cosine between halves of the rollouts of every problem; None with fewer than four.
+        problems: How many problems it is the sum of. rollouts: How many rollouts each has, on average over
+        those that reference answers do not stand for. over_rollouts: The cosine between halves of the
+        rollouts of every problem; None with fewer than four, or
+            where reference answers, which are alike in both halves, make a part of it.
         over_problems: The cosine between halves of the problems; None with fewer than three.
         over_problems_error: Its standard error, by leaving out one problem at a time.
     """
@@ -193,9 +204,10 @@ class DirectionCheck:
 def check_direction(problems: Sequence[ValidationProblem], aggregation: AggregationName) -> DirectionCheck:
     """Measure a direction by its halves."""
     over_problems, error = _over_problems(problem_gradients(problems, aggregation))
+    sampled = [p.evidence.rewards.shape[-1] for p in problems if p.reference_weight is None]
     return DirectionCheck(
         problems=len(problems),
-        rollouts=float(np.mean([p.evidence.rewards.shape[-1] for p in problems])),
+        rollouts=float(np.mean(sampled)) if sampled else 0.0,
         over_rollouts=_over_rollouts(problems, aggregation),
         over_problems=over_problems,
         over_problems_error=error,
@@ -206,14 +218,9 @@ def _over_rollouts(problems: Sequence[ValidationProblem], aggregation: Aggregati
     halved = [
         p for p in problems if not p.evidence.summed and p.evidence.rewards.shape[-1] >= FEWEST_TO_HALVE
     ]
-    if not halved:
+    if not halved or any(p.reference_weight is not None for p in problems):
         return None
     sides = np.zeros((2, SPLITS, halved[0].sketches.shape[1]))
-    references = [
-        p for p in problems if p.reference_weight is not None
-    ]  # without noise, alike in both halves
-    if references:
-        sides += problem_gradients(references, aggregation).sum(0)
     for seed, problem in enumerate(halved):
         halves = random_halves(problem.evidence.rewards.shape[-1], SPLITS, seed)
         for side, places in zip(sides, halves, strict=True):
@@ -243,10 +250,11 @@ def _over_problems(gradients: Float[np.ndarray, "P K"]) -> tuple[float | None, f
     if count < FEWEST_PROBLEMS:
         return None, None
     own, rows, total = np.diagonal(gram), gram.sum(1), gram.sum()
-    whole = _half_cosine(own.sum(), total - own.sum(), count)
-    without = _half_cosine(own.sum() - own, total - 2 * rows + own - (own.sum() - own), count - 1)
-    error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
-    return float(whole), float(error)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        whole = _half_cosine(own.sum(), total - own.sum(), count)
+        without = _half_cosine(own.sum() - own, total - 2 * rows + own - (own.sum() - own), count - 1)
+        error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    return (float(whole), float(error)) if np.isfinite(error) else (None, None)
 
 
 def _half_cosine(own: Any, mutual: Any, count: int) -> Any:

@@ -57,7 +57,9 @@ def writing(path: Path) -> Iterator[None]:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def _flush(path: Path) -> None:

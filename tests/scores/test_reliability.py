@@ -160,8 +160,10 @@ def test_it_is_the_same_every_time():
 def test_large_pools_are_cut_fewer_times(monkeypatch):
     seen = []
     original = module.random_halves
-    monkeypatch.setattr(module, "HALVES_IN_ALL", 300)
+    monkeypatch.setattr(module, "NUMBERS_AT_ONCE", 300 * 8**2)
+    monkeypatch.setattr(module, "MOST_PROBLEMS", 50)
     monkeypatch.setattr(module, "random_halves", lambda *of: seen.append(of[1]) or original(*of))
     for count in (4, 30, 100):
         measure_reliability([mixed_pool(count)], score())
-    assert sorted(set(seen)) == [4, 10, 75]
+    assert sorted(set(seen)) == [6, 10, 75]
+    assert (seen.count(6), seen.count(10), seen.count(75)) == (50, 30, 4)

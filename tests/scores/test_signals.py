@@ -48,7 +48,7 @@ def value(name, of):
         ("response_tokens", 5),
         ("accgreedy", -(RATE - 0.5)),
         ("learnability", RATE * (1 - RATE)),
-        ("learnalign", RATE * (1 - RATE) * ((3 - 1) / 2 / 10 - RATE * (1 - RATE))),
+        ("learnalign", RATE * (1 - RATE) * (3 - 1) / 2 / 10),
     ],
 )
 def test_small_cases(name, expected):
@@ -198,7 +198,10 @@ def pool_with_mutual(count=6):
     rates = [float((r >= PASS_REWARD).mean()) for r in rewards]
     shares = [rate * (1 - rate) / np.linalg.norm(g) for rate, g in zip(rates, gradients, strict=True)]
     direction = sum(share * g for share, g in zip(shares, gradients, strict=True))
-    found = [replace(e, mutual=s @ direction) for e, s in zip(found, sketches, strict=True)]
+    found = [
+        replace(e, mutual=s @ (direction - share * g))
+        for e, s, share, g in zip(found, sketches, shares, gradients, strict=True)
+    ]
     return found, gradients, rates
 
 

@@ -122,7 +122,9 @@ def test_along_each_source_scores_are_merged_and_have_no_interval(run):
         ]
         assert merged[name]["score"] == pytest.approx((along[0] + 3 * along[1]) / 4, abs=3e-3)
         assert merged[name]["score_low"] is None
-        assert merged[name]["numerator"] == "sketched"
+        for of_one_direction in ("numerator", "dot", "dot_error", "p_against", "cosine", "sketched_cosine"):
+            assert merged[name][of_one_direction] is None
+        assert merged[name]["norm"] > 0
 
 
 def test_what_is_believed_of_the_scores_is_said_beside_them(run):
