@@ -2,10 +2,10 @@
 
     python benchmarks/forward.py
 
-The demo's live pool rollouts along its validation direction, and longer essays. Derivatives are held
-against those of the gradient pass (exact numerators, with sketches); the step is found on eight
-rollouts of the middle, as in the product. Both passes take each batch in turn; ratios are of the
-same batch, medians over batches.
+Live rollouts of the demo's questions in a chat along their validation direction, and longer essays.
+Derivatives are held against those of the gradient pass (exact numerators, with sketches); the step is
+found on eight rollouts of the middle, as in the product. Both passes take each batch in turn; ratios are
+of the same batch, medians over batches.
 """
 
 import sys
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from material import BATCH_TOKENS, CPU, DEMO, demo_policy, demo_rollouts, sampled_rollouts
+from material import BATCH_TOKENS, CPU, chat_rollouts, chat_run, demo_policy, sampled_rollouts
 from measuring import write_table
 
 from gradcurate.report.verification import spearman
@@ -78,13 +78,13 @@ def agreement(derivatives: np.ndarray) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measure; return 1 if the demo misses a bar."""
+    """Measure; return 1 if the chat misses a bar."""
     sketcher = build_sketcher(demo_policy().model, Projection(4096))
-    direction = load_direction(DEMO.direction, sketcher.space, CPU)
-    demo = cut(demo_rollouts())
+    direction = load_direction(chat_run().direction, sketcher.space, CPU)
+    chat = cut(chat_rollouts())
     with tempfile.TemporaryDirectory() as folder:
         record, started = Path(folder, "step.json"), time.perf_counter()
-        sample = demo[len(demo) // 2][:STEP_ROWS]
+        sample = chat[len(chat) // 2][:STEP_ROWS]
         differences = settle_differences(sketcher, direction, sample, record)
         print(f"step found in {time.perf_counter() - started:.1f} s: {record.read_text()}", flush=True)
     passes: list[Pass] = [
@@ -93,7 +93,7 @@ def main() -> int:
     ]
     rows, held = [], True
     for name, batches in (
-        ("demo", demo),
+        ("chat", chat),
         ("essays", cut(essays(tokens=64, count=16))),
         ("essays", cut(essays(tokens=560, count=4))),
     ):
@@ -104,7 +104,7 @@ def main() -> int:
         tokens = np.mean([r.tokens for r in rollouts])
         rows.append([name, len(rollouts), f"{tokens:.0f}", f"{rank:.4f}", f"{error:.1e}", f"{ratio:.2f}"])
         print(rows[-1], flush=True)
-        if name == "demo":
+        if name == "chat":
             rank, error = agreement(by_problem(rollouts, derivatives))
             problems = len({r.problem_id for r in rollouts})
             rows.append([f"its {problems} problems", "", "", f"{rank:.4f}", f"{error:.1e}", ""])

@@ -10,7 +10,7 @@ from gradcurate.scores.reliability import Reliability
 from gradcurate.scores.validation import DirectionCheck
 
 LEAST_COSINE = 0.2
-"""Of a direction's halves. Of shuffled rewards, which hold no direction, one in a hundred reaches it
+"""Of a direction's halves. Of shuffled rewards, which hold no direction, about one in twenty reaches it
 (docs/reliability.md)."""
 
 
