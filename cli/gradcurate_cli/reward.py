@@ -45,7 +45,7 @@ def _show(report: RewardReport) -> None:
         )
     if report.numerator == "sketched":
         console.print(
-            "rewards of validation problems changed, so that scores are cosines of sketches alone; "
+            "rewards of validation problems changed, so that numerators are in part of sketches; "
             "score into another --run for exact ones"
         )
     if report.numerator:
