@@ -24,8 +24,8 @@ from material import CPU, SCRATCH, chat_rollouts, chat_run, demo_policy
 from measuring import in_own_process, write_table
 
 from gradcurate.policies.checkpoints import find_checkpoint
-from gradcurate.report.verification import spearman
 from gradcurate.results import read_scores
+from gradcurate.scores.ranks import spearman
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import load_direction
 from gradcurate.sketches.live_rollouts import LiveRollout

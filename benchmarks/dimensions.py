@@ -16,7 +16,7 @@ from exact_cosines import exact_cosines
 from material import CPU, chat_rollouts, chat_run, demo_policy
 from measuring import write_table
 
-from gradcurate.report.verification import spearman
+from gradcurate.scores.ranks import spearman
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.collector import collecting
 from gradcurate.sketches.direction import Direction, load_direction, norm

@@ -19,7 +19,7 @@ import torch
 from material import BATCH_TOKENS, CPU, chat_rollouts, chat_run, demo_policy, sampled_rollouts
 from measuring import write_table
 
-from gradcurate.report.verification import spearman
+from gradcurate.scores.ranks import spearman
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import load_direction
 from gradcurate.sketches.live_rollouts import LiveRollout

@@ -18,7 +18,7 @@ import torch
 from material import BATCH_TOKENS, CPU, chat_rollouts, chat_run, demo_policy
 from measuring import in_own_process, peak_mebibytes, write_table
 
-from gradcurate.report.verification import spearman
+from gradcurate.scores.ranks import spearman
 from gradcurate.sketches.batches import cut_batches
 from gradcurate.sketches.direction import Direction, load_direction, norm
 from gradcurate.sketches.live_rollouts import LiveRollout

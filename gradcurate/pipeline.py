@@ -411,4 +411,4 @@ def _rescore(settings: Settings, run: RunDirectory) -> None:
     """Rank a run by later rewards, from the sketches it has."""
     made_of = read_fingerprint(shard_paths(run.sketches)[0])
     fingerprint = {**made_of, **settings.of_scoring, **reward_fingerprint(settings)}
-    write_scores(settings, run, fingerprint, Rescoring(partial=True))
+    write_scores(settings, run, fingerprint, Rescoring())

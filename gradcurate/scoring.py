@@ -6,7 +6,7 @@ be others than those of the run (`score_settings`).
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,9 @@ SPACE_KEYS = (
     "modules",
     "precondition",
     "optimizer",
+    "adapter",
+    "temperature",
 )
-SPACE_SETTINGS = ("adapter", "temperature")
 """What two runs' sketches must have in common for inner products between them to mean anything."""
 
 WEIGHTS_SCHEMA = pa.schema(
@@ -68,12 +69,10 @@ class Rescoring:
     Attributes:
         validation_runs: The runs whose validation sets are aimed at; the run's own where there are none.
         excluded: Rollouts left out.
-        partial: Whether problems may lack sketches, having come to a signal by later rewards.
     """
 
     validation_runs: tuple[RunDirectory, ...] = ()
     excluded: Excluded = frozenset()
-    partial: bool = False
 
 
 def write_scores(settings: Settings, run: RunDirectory, fingerprint: Fingerprint, other: Rescoring) -> None:
@@ -93,7 +92,7 @@ def write_scores(settings: Settings, run: RunDirectory, fingerprint: Fingerprint
     groups = read_groups(run, other.excluded)
     stage = _stage(settings, run, problems, groups, other)
     scored = run_scoring(stage)
-    if not other.partial:
+    if not shard_paths(run.rewards):  # else problems may have come to a signal later
         _require_all_sketches(scored.table)
     run.scores.unlink(missing_ok=True)  # lest a stop leaves them beside what is said of others
     write_json(run.reliability, asdict(scored.confidence))
@@ -114,11 +113,9 @@ def rescore(
     for path in (run.direction_weights, run.direction):
         require_stage(path, "gradcurate score")
     settings = load_settings({**asdict(score_settings(run)), **_only_of_scores(given)})
-    rollouts = read_rollouts(run, EXCLUSION_COLUMNS)
     other = Rescoring(
         validation_runs=tuple(RunDirectory(Path(root)) for root in validation_runs),
-        excluded=read_exclusion(exclude, rollouts) if exclude else frozenset(),
-        partial=bool(shard_paths(run.rewards)),
+        excluded=read_exclusion(exclude, read_rollouts(run, EXCLUSION_COLUMNS)) if exclude else frozenset(),
     )
     if settings.granularity == "problem":
         _require_same_sums(settings, run, excluding=bool(other.excluded))
@@ -288,7 +285,7 @@ def _stage(
     other: Rescoring,
 ) -> ScoreStage:
     pool = [problem for problem in problems if problem.split == "pool"]
-    sets = _validation_sets(settings, run, pool, groups, other)
+    sets = _validation_sets(settings, run, problems, groups, other)
     return ScoreStage(
         folder=run.sketches,
         problems=pool,
@@ -304,12 +301,16 @@ def _stage(
 
 
 def _validation_sets(
-    settings: Settings, run: RunDirectory, pool: Sequence[Problem], groups: Sequence[Group], other: Rescoring
+    settings: Settings,
+    run: RunDirectory,
+    problems: Sequence[Problem],
+    groups: Sequence[Group],
+    other: Rescoring,
 ) -> tuple[ValidationSet, ...]:
     if not other.validation_runs:
-        require_validation_signal(settings, run, groups)
-        sets = [_validation_set(settings, run, groups, "validation")]
+        sets = [_validation_set(settings, run, problems, groups, "validation")]
     else:
+        pool = {problem.problem_id for problem in problems if problem.split == "pool"}
         sets = [_of_other_run(settings, run, pool, one) for one in other.validation_runs]
     if settings.validation_merge == "sum":
         together = tuple(p for chosen in sets for p in chosen.problems)
@@ -318,11 +319,10 @@ def _validation_sets(
 
 
 def _validation_set(
-    settings: Settings, run: RunDirectory, groups: Sequence[Group], name: str
+    settings: Settings, run: RunDirectory, both: Sequence[Problem], groups: Sequence[Group], name: str
 ) -> ValidationSet:
-    problems = {
-        problem.problem_id: problem for problem in read_problems(run) if problem.split == "validation"
-    }
+    require_validation_signal(settings, run, groups)
+    problems = {problem.problem_id: problem for problem in both if problem.split == "validation"}
     mine = {group.problem_id: group for group in groups if group.split == "validation"}
     weighting = Weighting(settings.advantage, settings.token_weight)
     wanted = {} if settings.validation_signal == "gold" else wanted_rows(settings, run, groups, "validation")
@@ -341,13 +341,11 @@ def _validation_set(
 
 
 def _of_other_run(
-    settings: Settings, run: RunDirectory, pool: Sequence[Problem], other: RunDirectory
+    settings: Settings, run: RunDirectory, pool: Collection[str], other: RunDirectory
 ) -> ValidationSet:
     _require_same_space(run, other)
-    granularity = read_manifest(other.manifest).settings.granularity
-    shared = {p.problem_id for p in read_problems(other) if p.split == "validation"} & {
-        problem.problem_id for problem in pool
-    }
+    granularity, problems = read_manifest(other.manifest).settings.granularity, read_problems(other)
+    shared = {p.problem_id for p in problems if p.split == "validation"} & set(pool)
     if shared:
         raise ProblemsError(
             "No problem may be in the pool and in the validation set",
@@ -356,9 +354,8 @@ def _of_other_run(
         )
     if granularity == "problem":
         _require_same_sums(settings, other)
-    groups = read_groups(other)
-    require_validation_signal(settings, other, groups)
-    found = _validation_set(replace(settings, granularity=granularity), other, groups, str(other.root))
+    as_kept = replace(settings, granularity=granularity)
+    found = _validation_set(as_kept, other, problems, read_groups(other), str(other.root))
     return replace(found, own=other.root.resolve() == run.root.resolve())
 
 
@@ -369,7 +366,7 @@ def _require_same_space(run: RunDirectory, other: RunDirectory) -> None:
         {**asdict(read_manifest(one.manifest).settings), **read_fingerprint(shard_paths(one.sketches)[0])}
         for one in (run, other)
     )
-    for key in (*SPACE_KEYS, *SPACE_SETTINGS):
+    for key in SPACE_KEYS:
         if here.get(key) != there.get(key):
             raise RunDirectoryError(
                 "--validation-run must be a run of the same policy with the same sketches",

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+
+from gradcurate.scores.ranks import spearman
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,8 @@ def compare(exact: Mapping[str, float], stored: Mapping[str, float]) -> Fidelity
     )
 
 
-def spearman(left: Float[np.ndarray, " N"], right: Float[np.ndarray, " N"]) -> float | None:
-    """Return the rank correlation, ties sharing their mean rank; None where either side is constant."""
-    if np.ptp(left) == 0 or np.ptp(right) == 0:
-        return None
-    return float(np.corrcoef(_ranks(left), _ranks(right))[0, 1])
-
-
 def evenly_spaced(ranked: Sequence[str], count: int) -> list[str]:
     """Return ``count`` ids spread evenly over a ranking, its two ends included."""
     if count >= len(ranked):
         return list(ranked)
     return [ranked[round(place)] for place in np.linspace(0, len(ranked) - 1, count)]
-
-
-def _ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[places]

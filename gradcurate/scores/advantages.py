@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 AdvantageName = Literal["grpo", "dr_grpo", "rloo", "opo", "grpo_passk", "maxrl", "nemo_rl"]
 EPSILON = 1e-6
@@ -34,7 +34,14 @@ Lengths = Int[np.ndarray, "*groups G"]
 
 def has_signal(rewards_G: Float[np.ndarray, " G"]) -> bool:
     """Say whether a group's rewards differ, beyond rounding."""
-    return len(rewards_G) >= FEWEST_REWARDS and float(np.ptp(rewards_G)) > EQUAL_REWARDS_TOLERANCE
+    return bool(have_signal(rewards_G))
+
+
+def have_signal(rewards: Rewards) -> Bool[np.ndarray, "*groups"]:
+    """Say of each group whether its rewards differ, beyond rounding."""
+    if rewards.shape[-1] < FEWEST_REWARDS:
+        return np.zeros(rewards.shape[:-1], dtype=bool)
+    return np.asarray(np.ptp(rewards, axis=-1) > EQUAL_REWARDS_TOLERANCE)
 
 
 def grpo(rewards: Rewards, lengths: Lengths) -> Rewards:

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gradcurate.scores.advantages import ADVANTAGES, EQUAL_REWARDS_TOLERANCE, FEWEST_REWARDS, AdvantageName
+from gradcurate.scores.advantages import ADVANTAGES, AdvantageName, have_signal
 from gradcurate.scores.token_weights import TOKEN_WEIGHTS, TokenWeightName
 
 Value = Float[np.ndarray, "*parts"] | float
@@ -100,9 +100,7 @@ class Evidence:
     @cached_property
     def live(self) -> Bool[np.ndarray, "*parts"]:
         """Say whether the rewards differ."""
-        if self.rewards.shape[-1] < FEWEST_REWARDS:
-            return np.zeros(self.rewards.shape[:-1], dtype=bool)
-        return np.asarray(np.ptp(self.rewards, axis=-1) > EQUAL_REWARDS_TOLERANCE)
+        return have_signal(self.rewards)
 
     @cached_property
     def advantages(self) -> Float[np.ndarray, "*parts G"]:

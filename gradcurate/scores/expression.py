@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradcurate.errors import SettingsError
+from gradcurate.scores.ranks import mean_ranks
 from gradcurate.scores.signals import SIGNALS, Signal
 from gradcurate.suggestion import choose_from
 
@@ -24,10 +25,10 @@ LARGEST = sys.float_info.max
 
 def rank(values: Values) -> Values:
     """Return each value's place among those there are, from 0 for the least to 1, ties sharing theirs."""
-    known = np.sort(values[~np.isnan(values)])
-    below, upto = np.searchsorted(known, values, "left"), np.searchsorted(known, values, "right")
-    places = (below + upto - 1) / 2 / max(1, len(known) - 1)
-    return np.where(np.isnan(values), np.nan, places)
+    known = ~np.isnan(values)
+    places = np.full(len(values), np.nan)
+    places[known] = (mean_ranks(values[known]) - 1) / max(1, known.sum() - 1)
+    return places
 
 
 def standardise(values: Values) -> Values:

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from gradcurate.scores.ranks import mean_ranks
+
 MergeName = Literal["sum", "mean", "max", "rank-sum", "round-robin"]
 
 Scores = Float[np.ndarray, "M P"]
@@ -28,7 +30,8 @@ def greatest(scores: Scores, weights: Weights) -> Float[np.ndarray, " P"]:
 
 def rank_sum(scores: Scores, weights: Weights) -> Float[np.ndarray, " P"]:
     """Return the weighted sum of 1 / rank, as CROPI does (arXiv 2510.26491); ties share their mean rank."""
-    return mean(1 / _ranks(scores), weights) * weights.sum()
+    ranks = np.stack([mean_ranks(-of) for of in scores])
+    return mean(1 / ranks, weights) * weights.sum()
 
 
 def round_robin(scores: Scores, weights: Weights) -> Float[np.ndarray, " P"]:
@@ -44,13 +47,6 @@ def round_robin(scores: Scores, weights: Weights) -> Float[np.ndarray, " P"]:
         taken = next(p for p in queues[turn] if np.isnan(merged[p]))
         merged[taken], turns[turn] = (count - place) / count, turns[turn] + 1
     return merged
-
-
-def _ranks(scores: Scores) -> Scores:
-    ordered = np.sort(scores, axis=1)
-    upto = np.stack([np.searchsorted(o, s, "right") for o, s in zip(ordered, scores, strict=True)])
-    below = np.stack([np.searchsorted(o, s, "left") for o, s in zip(ordered, scores, strict=True)])
-    return scores.shape[1] - (below + upto - 1) / 2
 
 
 MERGES: Mapping[MergeName, Callable[[Scores, Weights], Float[np.ndarray, " P"]]] = {

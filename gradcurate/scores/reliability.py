@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from gradcurate.scores.advantages import FEWEST_REWARDS
 from gradcurate.scores.evidence import Evidence
-from gradcurate.scores.expression import rank
 from gradcurate.scores.halves import FEWEST_TO_HALVE, random_halves
+from gradcurate.scores.ranks import spearman
 from gradcurate.scores.scorer import Scorer
 
 NUMBERS_AT_ONCE = 2**25
@@ -105,9 +105,7 @@ def _correlation(first: Float[np.ndarray, " P"], second: Float[np.ndarray, " P"]
     both = ~np.isnan(first) & ~np.isnan(second)
     if both.sum() < FEWEST_PROBLEMS:
         return None, 0
-    a, b = (ranks - ranks.mean() for ranks in (rank(first[both]), rank(second[both])))
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return (float(a @ b) / scale if scale > 0 else None), int(both.sum())
+    return spearman(first[both], second[both]), int(both.sum())
 
 
 def _summarise(halves: float, problems: float, rollouts: float) -> Reliability:

@@ -28,14 +28,12 @@ class Signal:
 
     Attributes:
         of: Computes it.
-        help: What it is, in a few words.
         of_direction: Whether it depends on the validation direction.
         of_sketches: Whether it needs sketches, which ``--scorer forward`` does not make.
         of_rollouts: Whether it needs rollouts one by one, which ``--granularity problem`` does not keep.
     """
 
     of: Callable[[Evidence], Value]
-    help: str
     of_direction: bool = False
     of_sketches: bool = False
     of_rollouts: bool = False
@@ -149,21 +147,19 @@ def _where_live(evidence: Evidence, values: Value) -> Value:
 _GRADIENT = {"of_direction": True, "of_sketches": True}
 
 SIGNALS: Mapping[str, Signal] = {
-    "cosine": Signal(cosine, "with the validation gradient: GradAlign", **_GRADIENT),
-    "dot": Signal(dot, "the derivative along the validation gradient", of_direction=True),
-    "t": Signal(t, "the derivative over its standard error", of_direction=True, of_rollouts=True),
-    "lcb": Signal(lcb, "the lower end of the cosine's 90 % interval", **_GRADIENT, of_rollouts=True),
-    "cosine_corrected": Signal(
-        cosine_corrected, "the cosine without the noise in both lengths", **_GRADIENT, of_rollouts=True
-    ),
-    "gold": Signal(gold, "the cosine of the reference answer's own gradient", **_GRADIENT),
-    "learnalign": Signal(learnalign, "alignment with the pool itself: LearnAlign", of_sketches=True),
-    "norm": Signal(norm, "the gradient's length", of_sketches=True),
-    "learnability": Signal(learnability, "p(1 - p)"),
-    "accgreedy": Signal(accgreedy, "closeness of the pass rate to one half"),
-    "arcus": Signal(arcus, "probable closeness to one half: ARCUS"),
-    "pass_rate": Signal(pass_rate, "the pass rate"),
-    "mean_reward": Signal(mean_reward, "the mean reward"),
-    "response_tokens": Signal(response_tokens, "the mean length of responses"),
-    "random": Signal(random, "a control"),
+    "cosine": Signal(cosine, **_GRADIENT),
+    "dot": Signal(dot, of_direction=True),
+    "t": Signal(t, of_direction=True, of_rollouts=True),
+    "lcb": Signal(lcb, **_GRADIENT, of_rollouts=True),
+    "cosine_corrected": Signal(cosine_corrected, **_GRADIENT, of_rollouts=True),
+    "gold": Signal(gold, **_GRADIENT),
+    "learnalign": Signal(learnalign, of_sketches=True),
+    "norm": Signal(norm, of_sketches=True),
+    "learnability": Signal(learnability),
+    "accgreedy": Signal(accgreedy),
+    "arcus": Signal(arcus),
+    "pass_rate": Signal(pass_rate),
+    "mean_reward": Signal(mean_reward),
+    "response_tokens": Signal(response_tokens),
+    "random": Signal(random),
 }

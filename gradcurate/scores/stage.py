@@ -19,7 +19,7 @@ from gradcurate.errors import RunDirectoryError
 from gradcurate.problems.problem import Problem
 from gradcurate.scores.confidence import Confidence, SetCheck
 from gradcurate.scores.evidence import Along, Evidence, Weighting, reference_weight
-from gradcurate.scores.groups import Group
+from gradcurate.scores.groups import Group, empty_group
 from gradcurate.scores.ranking import Ranked, rank_problems
 from gradcurate.scores.reliability import gain_over_half, measure_reliability, spearman_brown
 from gradcurate.scores.scorer import Scorer
@@ -147,22 +147,13 @@ def read_reference_validation(
         rollouts: Beside how many failures the answer is one success.
         weighting: How rollouts are weighed.
     """
-    nothing = np.zeros(0)
     return ValidationSet(
         name,
         tuple(
             ValidationProblem(
                 source=problems[rows.problem_id].source,
                 rollouts=(REFERENCE,),
-                evidence=Evidence(
-                    rows.problem_id,
-                    weighting,
-                    rewards=nothing,
-                    lengths=nothing.astype(np.int64),
-                    derivatives=rows.derivatives,
-                    gram=None,
-                    along=NOWHERE,
-                ),
+                evidence=_of_rows(rows, empty_group(rows.problem_id, "validation"), weighting, NOWHERE),
                 sketches=rows.sketches,
                 reference_weight=reference_weight(weighting, rollouts, int(rows.response_tokens[0])),
             )

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from gradcurate.report.verification import compare, evenly_spaced, spearman
+from gradcurate.report.verification import compare, evenly_spaced
+from gradcurate.scores.ranks import spearman
 
 
 def rank_correlation(left, right):

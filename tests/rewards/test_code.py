@@ -174,8 +174,8 @@ def test_solutions_of_exercises_need_no_imports_and_may_have_a_main():
 
 def test_no_folder_is_left_of_a_slow_program(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    found = run_tests("import time\ntime.sleep(60)", [{"source": "pass"}] * 300, seconds=0.5)
-    assert set(found) <= {"not done in time", "not run: the one before it did not end"}
+    found = run_tests("import time\ntime.sleep(60)", [{"source": "pass"}] * 300, seconds=2)
+    assert found == ["not done in time"] * 300
     stubborn = "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass"
     run_tests(stubborn, [{"source": "pass"}], seconds=0.5)
     assert not list(tmp_path.iterdir())
